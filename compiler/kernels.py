@@ -1,0 +1,220 @@
+"""Kernel specs and the lowered program: what the middle hands to a backend.
+
+A spec holds what shapes the code and nothing that varies (design rule 2): element types, expressions, ranks and
+the stride class of each operand on the vectorised axis. Extents, strides and pointers are in the call's views,
+symbolic until a plan is made. Specs are hashable: equal specs share one kernel.
+
+Operand order in a call: `reads` are numbered as the spec's expressions number their arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from compiler.dims import Size
+from compiler.dtypes import DType
+from compiler.expr import Expr
+from compiler.ir import Guard, ImportedNode, Node, Value
+
+UNIT, BROADCAST, GENERAL = "unit", "broadcast", "general"
+
+
+@dataclass(frozen=True)
+class View:
+    """A strided window on a buffer. Strides and offset count elements; stride 0 repeats."""
+
+    buffer: str
+    dtype: DType
+    shape: tuple[Size, ...]
+    strides: tuple[Size, ...]
+    offset: Size = 0
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """outputs[i][p] = expr_i(inputs at p) over an index space of `rank` collapsed axes, the last one vectorised.
+
+    Views of a call all have the index space as their shape. `in_classes`/`out_classes`: stride class of each
+    operand on the last axis. An expression may use `index(axis)`.
+    """
+
+    outputs: tuple[Expr, ...]
+    inputs: tuple[DType, ...]
+    rank: int
+    in_classes: tuple[str, ...]
+    out_classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass of a reduction over a row: fn in sum, prod, max, min, any, all, argmax, argmin.
+
+    `expr` may use arg, index, extent, stat(j) and kept(j) of earlier stages j; with `keep` the computed element
+    stays available as kept(this stage). sum/prod/max/min accumulate in expr.dtype; argmax/argmin give int64
+    (first occurrence, a NaN wins); max/min propagate NaN.
+    """
+
+    fn: str
+    expr: Expr
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class ReduceSpec:
+    """A row program: stages in order over the reduced axes, then element outputs and row outputs.
+
+    Views have shape (`outer` axes..., `reduced` axes...); a row output's reduced strides are 0. `element_outputs`
+    may use arg, index, stat, kept, extent; `row_outputs` only stat, extent and args that are constant in a row. Writes
+    are the element outputs, then the row outputs. `vector_axis`: "row" (the last reduced axis is vectorised, float
+    sums in the canonical 64-lane order) or "column" (the last outer axis is vectorised, sums sequential in row order).
+    `index(axis)` counts outer axes then reduced axes; argmax counts over the flattened reduced axes.
+    """
+
+    inputs: tuple[DType, ...]
+    stages: tuple[Stage, ...]
+    element_outputs: tuple[Expr, ...]
+    row_outputs: tuple[Expr, ...]
+    outer: int
+    reduced: int
+    vector_axis: str
+    in_classes: tuple[str, ...]
+    out_classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GemmSpec:
+    """C[b.., m, n] = epilogue(sum over ascending k of A[b.., m, k] * B[b.., k, n]).
+
+    Reads: A (B.., M, K), B (B.., K, N), then epilogue operands (B.., M, N, stride 0 where broadcast). Epilogue
+    expressions number arg 0 as the accumulator (type `acc`) and arg 1.. as the operands from read 2 on.
+    `a_axis`/`b_axis`: which matrix axis of A/B has unit stride: "row" (the last), "column" (the last but one) or
+    "general". `constant_b`: B is a weight, packed ahead. With `window` A is gathered: read 0 is then the input
+    (N, spatial..., C) with GENERAL strides allowed except channels, K runs over (kernel positions..., C), M over
+    (N, output positions...), and the call's `params` are, per spatial axis, output size, kernel, stride, dilation,
+    pad before, input size, each group over all axes in that order.
+    `epilogue_classes`: stride class of each epilogue operand along N; `out_classes`: of each output along N.
+    """
+
+    a: DType
+    b: DType
+    acc: DType
+    batch_rank: int
+    a_axis: str
+    b_axis: str
+    constant_b: bool
+    epilogue: tuple[Expr, ...]
+    epilogue_inputs: tuple[DType, ...]
+    epilogue_classes: tuple[str, ...]
+    out_classes: tuple[str, ...]
+    window: int = 0
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """O[b.., i, :] = softmax_j(score(scale-free q.k)) @ V with score an Expr: arg 0 is the dot product (acc type),
+    arg 1.. the operands from read 3 on, shaped (B.., L, S); index(0) is the query position, index(1) the key's.
+    Reads: Q (B.., L, E), K (B.., S, E), V (B.., S, Ev). A row all of whose scores are -inf gives zeros.
+    """
+
+    dtype: DType
+    acc: DType
+    batch_rank: int
+    score: Expr
+    score_inputs: tuple[DType, ...]
+    score_classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """Channels-last window reduction: pools (fn max, sum) and depthwise convolution (fn dot).
+
+    Read 0: input (N, spatial..., C); for dot read 1: weights (kernel..., C); then epilogue operands (N, output
+    spatial..., C). Positions outside the input are skipped. Epilogue: arg 0 is the accumulator, arg 1 the count
+    of visited positions (float, acc type), arg 2.. operands. `params` as in GemmSpec.
+    """
+
+    fn: str
+    dtype: DType
+    acc: DType
+    spatial: int
+    epilogue: tuple[Expr, ...]
+    epilogue_inputs: tuple[DType, ...]
+    in_classes: tuple[str, ...]
+    out_classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MoveSpec:
+    """Data movement that is no arithmetic. `bytes` is the element size.
+
+    copy: read 0 -> write 0, same shape, any strides, `rank` collapsed axes.
+    take: out[o, i, r] = data[o, index[i], r] (negative indices count from the end; out of range is an error flag):
+    reads (O, A, R) and index (I,), write (O, I, R); rank 3.
+    take_elements / put_elements: ONNX GatherElements / ScatterElements on the last-but-`params` axis.
+    """
+
+    kind: str
+    bytes: int
+    rank: int
+    index: DType | None
+    in_classes: tuple[str, ...]
+    out_classes: tuple[str, ...]
+
+
+Spec = MapSpec | ReduceSpec | GemmSpec | AttentionSpec | WindowSpec | MoveSpec
+
+
+@dataclass(frozen=True, eq=False)
+class KernelCall:
+    """One kernel on concrete views; `where` names the imported nodes it carries out."""
+
+    spec: Spec
+    reads: tuple[View, ...]
+    writes: tuple[View, ...]
+    params: tuple[Size, ...] = ()
+    where: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class HostCall:
+    """A node run by the reference backend between native segments. Reads are views (None: missing), writes are
+    buffer names in output order ('' where nobody wants the output). `reason` says why no kernel serves it."""
+
+    node: Node
+    reads: tuple[View | None, ...]
+    writes: tuple[str, ...]
+    reason: str
+    where: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory of `elements` elements. role: input, output, weight, sizes (filled while planning) or temp."""
+
+    name: str
+    dtype: DType
+    elements: Size
+    role: str
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A lowered program. `inputs` values are bound to buffers of their own name; `outputs` say where each result
+    lies (always a dense buffer of role output, or a HostCall's write). `weights` and `sizes` hold buffer contents.
+    `late`: see passes/lower: nodes evaluated while planning to bind sizes that symbols alone do not decide.
+    """
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[tuple[Value, View], ...]
+    buffers: Mapping[str, Buffer]
+    weights: Mapping[str, np.ndarray]
+    sizes: Mapping[str, Any]
+    calls: tuple[KernelCall | HostCall, ...]
+    late: tuple[Node, ...] = ()
+    guards: tuple[Guard, ...] = ()
+    imported: tuple[ImportedNode, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
