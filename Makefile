@@ -1,0 +1,45 @@
+# From nothing to results: every target makes .venv first where it is missing, with pip as configured on this machine.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RUN := .venv/bin/python
+READY := .venv/.ready
+
+.PHONY: demo test test-slow test-exhaustive lint format bench docs clean
+
+demo: $(READY)
+	$(RUN) -m models.demo
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2
+
+test-slow: $(READY)
+	$(RUN) -m pytest -q -m slow
+
+test-exhaustive: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m exhaustive
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(READY)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+bench: $(READY)
+	$(RUN) -m bench gemm
+	$(RUN) -m bench models
+
+docs: $(READY)
+	$(RUN) -m docs.generate
+
+clean:
+	rm -rf .venv build dist *.egg-info
+
+# torch goes in first and alone: a package that needs it would otherwise let pip choose a build with gigabytes of CUDA.
+$(READY): pyproject.toml constraints.txt
+	@test -x $(RUN) || $(PYTHON) -m venv .venv
+	@$(RUN) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(RUN) -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[torch,plots,peers,demo,dev]'
+	@touch $@
