@@ -33,6 +33,8 @@ class Builder:
         self.guards: dict[tuple[Size, Size], Guard] = {(g.left, g.right): g for g in source.guards} if source else {}
         self.imported: list[ImportedNode] = list(source.imported) if source else []
         self.notes: dict[str, str] = dict(source.notes) if source else {}
+        self.output_names: tuple[str, ...] = source.output_names if source else ()
+        self.size_names: dict[str, str] = dict(source.size_names) if source else {}
         self._where: tuple[str, ...] = ()
         self._names: set[str] = {value.name for value in source.values()} | set(self.constants) if source else set()
         self._counters: dict[str, int] = {}
@@ -160,6 +162,8 @@ class Builder:
             tuple(self.guards.values()),
             tuple(self.imported),
             self.notes,
+            self.output_names,
+            self.size_names,
         )
 
     def add_guard(self, left: Size, right: Size) -> None:

@@ -72,7 +72,9 @@ class Graph:
     """A function from `inputs` to `outputs`.
 
     constants: arrays by value name (weights and folded results). `guards`: see Guard. `imported`: every node of
-    the model as imported. `notes`: for imported nodes that need no kernel, why (folded, view, dead).
+    the model as imported. `notes`: for imported nodes that need no kernel, why (folded, view, dead). `output_names`:
+    what the user calls the outputs, () where their value names say it. `size_names`: the user's spelling of named
+    sizes that are no identifiers.
     """
 
     inputs: tuple[Value, ...]
@@ -82,6 +84,8 @@ class Graph:
     guards: tuple[Guard, ...] = ()
     imported: tuple[ImportedNode, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    output_names: tuple[str, ...] = ()
+    size_names: Mapping[str, str] = field(default_factory=dict)
 
     def values(self) -> Iterator[Value]:
         """Every value in definition order: inputs, then node outputs (constants are not listed)."""
