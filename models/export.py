@@ -1,0 +1,35 @@
+"""ONNX files of the models, with named dynamic sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+OPSET = 20
+
+
+def to_onnx(
+    model: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    path: str | Path | None = None,
+    dynamic: Sequence[Mapping[int, str]] = (),
+) -> bytes:
+    """The model as an ONNX file's bytes, also written to `path` if given. Inputs are called as forward's parameters.
+
+    `dynamic` has, for each input, axis -> name of its size; equal names are equal sizes. At most 2 GB of weights
+    (protobuf's limit; the file holds its own weights).
+    """
+    dims = {name: torch.export.Dim(name) for axes in dynamic for name in axes.values()}
+    shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in dynamic) or None
+    with torch.no_grad():
+        exported = torch.onnx.export(
+            model, inputs, dynamo=True, dynamic_shapes=shapes, opset_version=OPSET, verbose=False
+        )
+    assert exported is not None, "torch.onnx.export gives a program when dynamo=True"
+    data = exported.model_proto.SerializeToString()
+    if path is not None:
+        Path(path).write_bytes(data)
+    return data
