@@ -43,7 +43,7 @@ class NativeKernel(Protocol):
     """A code generator for one spec on one unit. Instances are cheap, hashable by `name`, and hold no machine code."""
 
     name: str  # the function's symbol; equal names mean equal code
-    unit: str  # for the ledger, for example avx512_f32 or vector
+    unit: str  # for the ledger: the name of the unit, or "vector"
     reason: str  # for the ledger: why not a better unit; '' if this is the best
 
     def emit(self, module: ir.Module) -> None:
