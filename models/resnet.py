@@ -1,4 +1,4 @@
-"""ResNet-50 (He et al. 2015, arXiv:1512.03385; stride in the 3x3 convolution, as "v1.5"), torchvision's parameter names."""
+"""ResNet-50 (He et al. 2015, arXiv:1512.03385; stride in the 3x3 convolution), torchvision's parameter names."""
 
 from __future__ import annotations
 
