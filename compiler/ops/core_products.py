@@ -1,0 +1,231 @@
+"""Core ops on the matrix units: matmul, conv, attention. Their epilogues are expressions (op core_compute's map)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compiler import dtypes
+from compiler.dims import Size
+from compiler.dtypes import DType
+from compiler.expr import Expr, apply, arg, index
+from compiler.ir import Node
+from compiler.op import REQUIRED, Call, OnnxRow, Sample, op
+from compiler.types import TensorType
+
+if TYPE_CHECKING:
+    from compiler.passes.lower import Lowering
+
+
+def accumulator(dtype: DType) -> DType:
+    """The type products of `dtype` are summed in: FP64 for FP64, FP32 for other floats, wrapping integers as they are."""
+    return dtypes.float32 if dtype.is_float and dtype.bits < 32 else dtype
+
+
+@op("matmul", onnx=OnnxRow("MatMul"), attrs={"epilogue": (), "acc": None})
+class Matmul:
+    """a [.., M, K] @ b [.., K, N], batches broadcast, 1-d operands as NumPy's matmul; then the epilogue."""
+
+    def infer(call: Call) -> list[TensorType]:
+        dtype, a, b = call.same_dtype(0, 1), call.tensor(0), call.tensor(1)
+        if a.shape is None or b.shape is None:
+            return [TensorType(dtype, None)]
+        if not a.shape or not b.shape:
+            call.shape_error(f"operands have ranks {len(a.shape)} and {len(b.shape)}; expected at least 1")
+        rows, columns = a.shape[-2:-1], b.shape[-1:] if len(b.shape) > 1 else ()
+        call.same_size(a.shape[-1], b.shape[-2] if len(b.shape) > 1 else b.shape[0], "K (columns of a, rows of b)")
+        shape = call.broadcast(a.shape[:-2], b.shape[:-2]) + rows + columns
+        return [TensorType(e.dtype, shape) for e in call.attrs["epilogue"]] or [TensorType(dtype, shape)]
+
+    def reference(a: np.ndarray, b: np.ndarray, *extra: np.ndarray, epilogue: Sequence[Expr], acc: DType | None) -> Any:
+        exact = np.float64 if dtypes.from_numpy(a.dtype).is_float else a.dtype
+        product = np.matmul(a.astype(exact, copy=False), b.astype(exact, copy=False))
+        return finish(product, dtypes.from_numpy(a.dtype), acc, epilogue, extra)
+
+    def decompose(b: Any, node: Node) -> Any:
+        ranks = [node.inputs[i].type.rank for i in (0, 1)]  # type: ignore[union-attr]
+        if min(ranks) > 1:
+            return None
+        operands = list(node.inputs[:2])
+        for i in (0, 1):
+            if ranks[i] == 1:
+                size = operands[i].type.shape[0]
+                operands[i] = b.emit("reshape", operands[i], b.sizes([1, size] if i == 0 else [size, 1]))
+        return b.emit("reshape", b.emit("matmul", *operands), b.sizes(node.output.type.shape))
+
+    def lower(node: Node, low: Lowering) -> None:
+        low.matmul(node)
+
+    def samples(rng: np.random.Generator) -> Iterator[Sample]:
+        for a, b in (((3, 5), (5, 4)), ((2, 1, 3, 5), (4, 5, 2)), ((5,), (5, 3)), ((2, 3, 5), (5,)), ((4,), (4,))):
+            x, y = rng.standard_normal(a).astype(np.float32), rng.standard_normal(b).astype(np.float32)
+            yield Sample((x, y), {}, 16, f"{len(a)}d{len(b)}d")
+
+
+def finish(
+    product: np.ndarray, dtype: DType, acc: DType | None, epilogue: Sequence[Expr], extra: Sequence[np.ndarray]
+) -> Any:
+    """The epilogue of an exact product, rounded once to the accumulator type."""
+    if not epilogue:
+        return product.astype(dtype.numpy, copy=False)
+    from compiler.evaluate import evaluate
+
+    total = product.astype((acc or accumulator(dtype)).numpy, copy=False)
+    with np.errstate(all="ignore"):
+        results = evaluate(tuple(epilogue), lambda leaf: extra[leaf.value - 1] if leaf.value else total, "truth")
+    return tuple(np.array(np.broadcast_to(r, total.shape)) for r in results)
+
+
+CONV_ATTRS = {"strides": REQUIRED, "dilations": REQUIRED, "pads": REQUIRED, "group": 1}
+
+
+@op("conv", attrs={**CONV_ATTRS, "epilogue": (), "channels_last": False})
+class Conv:
+    """Convolution of x [N, C, spatial..] with w [O, C/group, kernel..] plus bias [O]; then the epilogue.
+
+    `pads` are (begin.., end..). With channels_last x and the result are [N, spatial.., C]; w is not affected.
+    """
+
+    def infer(call: Call) -> list[TensorType]:
+        x, w, attrs = call.tensor(0), call.tensor(1), call.attrs
+        dtype = call.same_dtype(0, 1, 2) if call.optional(2) else call.same_dtype(0, 1)
+        if x.shape is None or w.shape is None:
+            return [TensorType(dtype, None)]
+        spatial = len(x.shape) - 2
+        if spatial < 1 or len(w.shape) != len(x.shape):
+            call.shape_error(f"x is {x} and w is {w}; expected [N, C, spatial..] and [O, C/group, kernel..]")
+        channels = x.shape[-1] if attrs["channels_last"] else x.shape[1]
+        call.same_size(channels, w.shape[1] * attrs["group"], "number of channels (of x, of w times group)")
+        if isinstance(w.shape[0], int) and w.shape[0] % attrs["group"]:
+            call.shape_error(f"{w.shape[0]} output channels do not divide into {attrs['group']} groups")
+        sizes = x.shape[1:-1] if attrs["channels_last"] else x.shape[2:]
+        out = window_sizes(sizes, w.shape[2:], attrs["strides"], attrs["dilations"], attrs["pads"])
+        shape = (x.shape[0], *out, w.shape[0]) if attrs["channels_last"] else (x.shape[0], w.shape[0], *out)
+        return [TensorType(e.dtype, shape) for e in attrs["epilogue"]] or [TensorType(dtype, shape)]
+
+    def reference(
+        x: np.ndarray,
+        w: np.ndarray,
+        bias: np.ndarray | None = None,
+        *extra: np.ndarray,
+        strides: Sequence[int],
+        dilations: Sequence[int],
+        pads: Sequence[int],
+        group: int,
+        epilogue: Sequence[Expr],
+        channels_last: bool,
+    ) -> Any:
+        dtype = dtypes.from_numpy(x.dtype)
+        exact = np.float64 if dtype.is_float else x.dtype
+        if channels_last:
+            x = np.moveaxis(x, -1, 1)
+        windows = sliding_windows(x.astype(exact), w.shape[2:], strides, dilations, pads)
+        spatial = x.ndim - 2
+        n, out = x.shape[0], windows.shape[2 : 2 + spatial]
+        # [N, group, C/group, out.., kernel..] against [group, O/group, C/group, kernel..]
+        grouped = windows.reshape(n, group, x.shape[1] // group, *windows.shape[2:])
+        weights = w.astype(exact).reshape(group, w.shape[0] // group, *w.shape[1:])
+        columns = np.moveaxis(grouped, 2, 2 + spatial).reshape(n, group, int(np.prod(out)), -1)
+        total = np.matmul(columns, weights.reshape(group, w.shape[0] // group, -1).swapaxes(1, 2))
+        result = total.swapaxes(2, 3).reshape(n, w.shape[0], *out)
+        if bias is not None:
+            result = result + bias.astype(exact).reshape(-1, *[1] * spatial)
+        if channels_last:
+            result = np.moveaxis(result, 1, -1)
+        return finish(result, dtype, None, epilogue, extra)
+
+    def lower(node: Node, low: Lowering) -> None:
+        low.conv(node)
+
+    def samples(rng: np.random.Generator) -> Iterator[Sample]:
+        def draw(*shape: int) -> np.ndarray:
+            return rng.standard_normal(shape).astype(np.float32)
+
+        plain = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1)}
+        yield Sample((draw(2, 3, 6, 5), draw(4, 3, 3, 3), draw(4)), plain, 32)
+        odd = {"strides": (2, 1), "dilations": (1, 2), "pads": (0, 2, 1, 1), "group": 2}
+        yield Sample((draw(1, 4, 7, 8), draw(6, 2, 3, 2)), odd, 32, "grouped")
+        yield Sample((draw(1, 4, 5, 5), draw(4, 1, 3, 3)), {**plain, "group": 4}, 32, "depthwise")
+        yield Sample((draw(2, 6, 5, 3), draw(4, 3, 3, 3)), {**plain, "channels_last": True}, 32, "channels_last")
+
+
+def window_sizes(
+    sizes: Sequence[Size], kernel: Sequence[Size], strides: Sequence[int], dilations: Sequence[int], pads: Sequence[Size]
+) -> list[Size]:
+    """Output extents of a sliding window, rounded down."""
+    count = len(sizes)
+    covered = [(kernel[i] - 1) * dilations[i] + 1 for i in range(count)]
+    return [(sizes[i] + pads[i] + pads[count + i] - covered[i]) // strides[i] + 1 for i in range(count)]
+
+
+def sliding_windows(
+    x: np.ndarray,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+    fill: Any = 0,
+) -> np.ndarray:
+    """Windows [N, C, out.., kernel..] of x [N, C, spatial..] padded with `fill`; a view of the padded copy."""
+    count = x.ndim - 2
+    widths = [(0, 0), (0, 0), *((pads[i], pads[count + i]) for i in range(count))]
+    padded = np.pad(x, widths, constant_values=fill)
+    covered = [(kernel[i] - 1) * dilations[i] + 1 for i in range(count)]
+    axes = tuple(range(2, 2 + count))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, covered, axis=axes)
+    steps = (np.s_[:], np.s_[:], *(np.s_[:: strides[i]] for i in range(count)), *(np.s_[:: dilations[i]] for i in range(count)))
+    return windows[steps]
+
+
+@op("attention", attrs={"score": REQUIRED})
+class Attention:
+    """softmax over keys of score(q . k), times v: q [.., L, E], k [.., S, E], v [.., S, Ev] (see kernels.AttentionSpec).
+
+    Batch axes broadcast. In `score`, index(rank - 2) is the query's position and index(rank - 1) the key's.
+    """
+
+    def infer(call: Call) -> list[TensorType]:
+        dtype = call.same_dtype(0, 1, 2)
+        q, k, v = (call.tensor(i).shape for i in range(3))
+        if q is None or k is None or v is None:
+            return [TensorType(dtype, None)]
+        if not len(q) == len(k) == len(v) or len(q) < 2:
+            call.shape_error(f"q, k, v have ranks {len(q)}, {len(k)}, {len(v)}; expected the same, at least 2")
+        call.same_size(q[-1], k[-1], "head size (of q, of k)")
+        call.same_size(k[-2], v[-2], "number of keys (of k, of v)")
+        return [TensorType(dtype, (*call.broadcast(q[:-2], k[:-2], v[:-2]), q[-2], v[-1]))]
+
+    def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, *extra: np.ndarray, score: Expr) -> np.ndarray:
+        from compiler.evaluate import evaluate
+        from compiler.ops.core_compute import position
+
+        dots = np.matmul(q.astype(np.float64), k.astype(np.float64).swapaxes(-1, -2))
+        dots = dots.astype(accumulator(dtypes.from_numpy(q.dtype)).numpy)
+
+        def leaf(node: Expr) -> np.ndarray:
+            if node.op == "index":
+                return position(node.value, dots.shape)
+            return extra[node.value - 1] if node.value else dots
+
+        with np.errstate(all="ignore"):
+            scores = np.broadcast_to(evaluate((score,), leaf, "truth")[0], dots.shape).astype(np.float64)
+            top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+            weights = np.exp(scores - np.where(np.isneginf(top), 0, top))
+            total = weights.sum(axis=-1, keepdims=True)
+            weights = np.where(total == 0, 0, weights / total)
+        return np.matmul(weights, v.astype(np.float64)).astype(q.dtype)
+
+    def lower(node: Node, low: Lowering) -> None:
+        low.attention(node)
+
+    def samples(rng: np.random.Generator) -> Iterator[Sample]:
+        def draw(*shape: int) -> np.ndarray:
+            return rng.standard_normal(shape).astype(np.float32)
+
+        dot, bias = arg(0, dtypes.float32), arg(1, dtypes.float32)
+        heads = (draw(2, 3, 4, 8), draw(2, 3, 6, 8), draw(2, 3, 6, 5))
+        yield Sample((*heads, draw(2, 1, 1, 6)), {"score": dot * 0.35 + bias}, 32)
+        causal = apply("select", apply("le", index(3), index(2)), dot * 0.5, dot * 0.0 + float("-inf"))
+        yield Sample(heads, {"score": causal}, 32, "causal")
