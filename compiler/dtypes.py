@@ -59,6 +59,8 @@ float8_e4m3fnuz = DType("float8_e4m3fnuz", "float", 8)
 float8_e5m2 = DType("float8_e5m2", "float", 8)
 float8_e5m2fnuz = DType("float8_e5m2fnuz", "float", 8)
 float8_e8m0fnu = DType("float8_e8m0fnu", "float", 8)
+float6_e2m3fn = DType("float6_e2m3fn", "float", 6)
+float6_e3m2fn = DType("float6_e3m2fn", "float", 6)
 float4_e2m1fn = DType("float4_e2m1fn", "float", 4)
 int64 = DType("int64", "int", 64)
 int32 = DType("int32", "int", 32)
@@ -79,7 +81,8 @@ string = DType("string", "string", 64)
 
 ALL = (
     float64, float32, float16, bfloat16,
-    float8_e4m3fn, float8_e4m3fnuz, float8_e5m2, float8_e5m2fnuz, float8_e8m0fnu, float4_e2m1fn,
+    float8_e4m3fn, float8_e4m3fnuz, float8_e5m2, float8_e5m2fnuz, float8_e8m0fnu,
+    float6_e2m3fn, float6_e3m2fn, float4_e2m1fn,
     int64, int32, int16, int8, int4, int2,
     uint64, uint32, uint16, uint8, uint4, uint2,
     boolean, complex64, complex128, string,
