@@ -1,0 +1,205 @@
+"""Fused elementwise kernels: every output expression evaluated over an n-d index space.
+
+The last axis is vectorised, full vectors first, then one vector at a time under a mask; the other axes are walked by an
+Odometer. A chunk is a range of flattened outer positions and a range of the last axis, so elements are independent
+of the split. All loads of an iteration precede its stores: a write may alias a read of the same layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from llvmlite import ir
+
+from backends.native.access import (
+    Operand,
+    cost,
+    kernel_name,
+    operand_words,
+    read_operands,
+    unroll,
+    vector_lanes,
+    vector_ns,
+)
+from backends.native.emitter import ExprEmitter
+from backends.native.kernel import I64, ArgumentReader, Arguments, declare_kernel
+from backends.native.loops import (
+    CHUNK_NS,
+    CHUNKS_PER_THREAD,
+    Odometer,
+    byte_strides,
+    counted_loop,
+    product,
+    round_down,
+    rows_per_chunk,
+    smaller,
+)
+from backends.native.target import Target
+from backends.native.vectors import index_vector, splat, tail_mask
+from compiler.dims import Size
+from compiler.expr import Expr, arguments
+from compiler.kernels import BROADCAST, GENERAL, KernelCall, MapSpec
+
+# Columns a chunk of a transposing map covers: a whole cache line of every strided operand is used before it leaves L1.
+TRANSPOSING_BLOCK = 64
+SHORTEST_PIECE = 1024  # elements; the last axis is not split finer
+
+
+@dataclass(frozen=True)
+class MapKernel:
+    """The NativeKernel of a MapSpec."""
+
+    spec: MapSpec
+    target: Target
+    name: str
+    unit: str = "vector"
+    reason: str = ""
+
+    @property
+    def lanes(self) -> int:
+        """Elements a vector holds; rank 0 is computed in scalars."""
+        spec = self.spec
+        dtypes = (*spec.inputs, *(root.dtype for root in spec.outputs))
+        return vector_lanes(spec.outputs, dtypes, self.target) if spec.rank else 1
+
+    def emit(self, module: ir.Module) -> None:
+        """Define the kernel in `module`."""
+        _MapEmission(self, module).emit()
+
+    def arguments(self, call: KernelCall, size: Callable[[Size], int], threads: int) -> Arguments:
+        """Words: operands, last extent, its chunks and their length, rows, rows a chunk, outer extents, strides."""
+        spec, views = self.spec, (*call.reads, *call.writes)
+        extents = [size(extent) for extent in call.writes[0].shape]
+        inner = extents[-1] if extents else 1
+        rows = product(extents[:-1])
+        row_ns = inner / self.lanes * vector_ns(spec.outputs, len(views))
+        pieces, piece = self._pieces(inner, rows, row_ns, threads)
+        per_chunk = rows_per_chunk(rows, row_ns / pieces, -(-threads // pieces))
+        classes = (*spec.in_classes, *spec.out_classes)
+        words = operand_words(views, classes, size)
+        words += [inner, pieces, piece, rows, per_chunk, *extents[:-1]]
+        for view in views:
+            words += byte_strides(view, range(spec.rank - 1), size)
+        return Arguments(tuple(words), max(1, pieces * -(-rows // per_chunk)))
+
+    def _pieces(self, inner: int, rows: int, row_ns: float, threads: int) -> tuple[int, int]:
+        # How many pieces the last axis is cut into, and their length.
+        if GENERAL in (*self.spec.in_classes, *self.spec.out_classes) and rows > 1 and inner > TRANSPOSING_BLOCK:
+            return -(-inner // TRANSPOSING_BLOCK), TRANSPOSING_BLOCK
+        wanted = min(int(rows * row_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD)
+        pieces = min(-(-wanted // max(rows, 1)), inner // SHORTEST_PIECE) if rows < wanted else 1
+        if pieces <= 1:
+            return 1, inner
+        piece = -(-inner // pieces + 63) // 64 * 64
+        return -(-inner // piece), piece
+
+    def packed_reads(self, call: KernelCall) -> tuple[int, ...]:
+        """Maps read everything as it is."""
+        return ()
+
+    def pack(self, call: KernelCall, read: int, array: np.ndarray) -> np.ndarray:
+        """The array itself."""
+        return array
+
+    def pack_key(self, call: KernelCall, read: int) -> str:
+        """No layout of its own."""
+        return ""
+
+
+class _MapEmission:
+    """The state of emitting one map."""
+
+    def __init__(self, kernel: MapKernel, module: ir.Module) -> None:
+        self.spec, self.lanes = kernel.spec, kernel.lanes
+        function = declare_kernel(module, kernel.name)
+        self.chunk = function.args[2]
+        self.builder = ir.IRBuilder(function.append_basic_block("entry"))
+        self.reader = ArgumentReader(self.builder, function)
+
+    def emit(self) -> None:
+        spec, builder, reader = self.spec, self.builder, self.reader
+        operands = read_operands(
+            reader,
+            (*spec.inputs, *(root.dtype for root in spec.outputs)),
+            (*spec.in_classes, *spec.out_classes),
+        )
+        self.reads, self.writes = operands[: len(spec.inputs)], operands[len(spec.inputs) :]
+        inner, pieces, piece, rows, per_chunk = (reader.integer() for _ in range(5))
+        outer = max(spec.rank - 1, 0)
+        extents = [reader.integer() for _ in range(outer)]
+        strides = [[reader.integer() for _ in range(outer)] for _ in operands]
+        odometer = Odometer(builder, extents, strides)
+
+        start = builder.mul(builder.urem(self.chunk, pieces), piece)
+        stop = smaller(builder, builder.add(start, piece), inner)
+        first = builder.mul(builder.udiv(self.chunk, pieces), per_chunk)
+        last = smaller(builder, builder.add(first, per_chunk), rows)
+
+        def row(_: ir.Value, state: list[ir.Value]) -> list[ir.Value]:
+            self._row(odometer.indices(state), odometer.offsets(state), start, stop)
+            return odometer.next(state)
+
+        counted_loop(builder, first, last, I64(1), odometer.at(first), row)
+        builder.ret_void()
+
+    def _row(self, indices: list[ir.Value], offsets: list[ir.Value], start: ir.Value, stop: ir.Value) -> None:
+        builder, lanes = self.builder, self.lanes
+        repeated = {
+            number: self.reads[number].load(builder, offsets[number], I64(0), lanes)
+            for number in arguments(self.spec.outputs)
+            if self.reads[number].stride_class == BROADCAST
+        }
+        block = lanes * unroll(self.spec.outputs)
+        full = builder.add(start, round_down(builder, builder.sub(stop, start), block))
+
+        def several(i: ir.Value, _: list[ir.Value]) -> Sequence[ir.Value]:
+            at = [builder.add(i, I64(step)) for step in range(0, block, lanes)]
+            results = [self._values(position, None, indices, offsets, repeated) for position in at]
+            for position, values in zip(at, results, strict=True):
+                self._store(values, position, None, offsets)
+            return ()
+
+        def masked(i: ir.Value, _: list[ir.Value]) -> Sequence[ir.Value]:
+            mask = tail_mask(builder, builder.sub(stop, i), lanes)
+            self._store(self._values(i, mask, indices, offsets, repeated), i, mask, offsets)
+            return ()
+
+        counted_loop(builder, start, full, I64(block), (), several)
+        if block > 1:
+            counted_loop(builder, full, stop, I64(lanes), (), masked)
+
+    def _values(
+        self,
+        i: ir.Value,
+        mask: ir.Value | None,
+        indices: list[ir.Value],
+        offsets: list[ir.Value],
+        repeated: dict[int, ir.Value],
+    ) -> list[ir.Value]:
+        builder, lanes = self.builder, self.lanes
+
+        def leaf(node: Expr) -> ir.Value:
+            if node.op == "arg":
+                if node.value in repeated:
+                    return repeated[node.value]
+                return self.reads[node.value].load(builder, offsets[node.value], i, lanes, mask)
+            assert node.op == "index", f"a map has no {node.op}"
+            if node.value < len(indices):
+                return splat(builder, indices[node.value], lanes)
+            return index_vector(builder, i, lanes)
+
+        emitter = ExprEmitter(builder, lanes, leaf)
+        return [emitter.emit(root) for root in self.spec.outputs]
+
+    def _store(self, values: list[ir.Value], i: ir.Value, mask: ir.Value | None, offsets: list[ir.Value]) -> None:
+        write: Operand
+        for write, value, offset in zip(self.writes, values, offsets[len(self.reads) :], strict=True):
+            write.store(self.builder, value, offset, i, mask)
+
+
+def select(call: KernelCall, target: Target) -> MapKernel:
+    """The kernel for a MapSpec call."""
+    assert isinstance(call.spec, MapSpec)
+    return MapKernel(call.spec, target, kernel_name("map", call.spec, target))
