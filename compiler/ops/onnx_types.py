@@ -1,0 +1,51 @@
+"""What rows need to know of ONNX: element type numbers, and attributes that became inputs in later opsets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from compiler import dtypes
+from compiler.builder import Builder
+from compiler.dtypes import DType
+from compiler.errors import DtypeError
+
+# TensorProto.DataType
+_NUMBERS = {
+    1: dtypes.float32, 2: dtypes.uint8, 3: dtypes.int8, 4: dtypes.uint16, 5: dtypes.int16, 6: dtypes.int32,
+    7: dtypes.int64, 8: dtypes.string, 9: dtypes.boolean, 10: dtypes.float16, 11: dtypes.float64,
+    12: dtypes.uint32, 13: dtypes.uint64, 14: dtypes.complex64, 15: dtypes.complex128, 16: dtypes.bfloat16,
+    17: dtypes.float8_e4m3fn, 18: dtypes.float8_e4m3fnuz, 19: dtypes.float8_e5m2, 20: dtypes.float8_e5m2fnuz,
+    21: dtypes.uint4, 22: dtypes.int4, 23: dtypes.float4_e2m1fn, 24: dtypes.float8_e8m0fnu,
+    25: dtypes.uint2, 26: dtypes.int2,
+}  # fmt: skip
+
+
+def onnx_dtype(number: int) -> DType:
+    """The element type of a TensorProto.DataType number. Raises DtypeError for an unknown one."""
+    try:
+        return _NUMBERS[number]
+    except KeyError:
+        raise DtypeError(f"ONNX element type {number} is unknown; expected 1..{max(_NUMBERS)}") from None
+
+
+def onnx_number(dtype: DType) -> int:
+    """The TensorProto.DataType number of an element type."""
+    return next(number for number, known in _NUMBERS.items() if known == dtype)
+
+
+def attribute_to_input(name: str, position: int) -> Callable[[Builder, Any], Any]:
+    """An upgrade: integer-list attribute `name` becomes the int64 input at `position`."""
+
+    def upgrade(b: Builder, node: Any) -> Any:
+        if name not in node.attrs:
+            return node
+        inputs = [*node.inputs, *(None,) * (position + 1 - len(node.inputs))]
+        inputs[position] = b.constant(np.array(node.attrs[name], np.int64), name)
+        rest = {key: value for key, value in node.attrs.items() if key != name}
+        return replace(node, inputs=tuple(inputs), attrs=rest)
+
+    return upgrade
