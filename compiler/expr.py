@@ -35,6 +35,7 @@ PRIMITIVES: Mapping[str, tuple[int, str]] = {
     "and": (2, "same"), "or": (2, "same"), "xor": (2, "same"), "not": (1, "same"),  # bitwise; logical on bool
     "shl": (2, "same"), "shr": (2, "same"),  # shr is arithmetic on int, logical on uint; counts >= width give 0 / sign
     "select": (3, "select"),
+    "unlikely": (3, "select"),  # a select whose operand 1 is rarely wanted: may be computed under a branch
     "cast": (1, "cast"),  # float -> int: towards zero, saturating, NaN -> 0; int -> int wraps; x -> bool: x != 0
     "bitcast": (1, "cast"),
 }  # fmt: skip

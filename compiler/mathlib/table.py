@@ -1,0 +1,3 @@
+"""Which function expands which composite."""
+
+EXPANSIONS = {}
