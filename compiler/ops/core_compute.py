@@ -12,6 +12,7 @@ from compiler.dims import Size
 from compiler.expr import Expr, apply, arg, extent, kept, stat, walk
 from compiler.ir import Node
 from compiler.kernels import Stage
+from compiler.lowering.maps import lower_reduce
 from compiler.op import REQUIRED, Call, Sample, op
 from compiler.types import TensorType
 
@@ -111,7 +112,7 @@ class Reduce:
         return tuple(results)
 
     def lower(node: Node, low: Lowering) -> None:
-        low.reduce(node)
+        lower_reduce(node, low)
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         x = rng.standard_normal((3, 4, 5)).astype(np.float32)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compiler import dims, dtypes
 from compiler.dims import Size
 from compiler.ir import Node
+from compiler.lowering.pools import lower_pool
 from compiler.op import REQUIRED, Call, Sample, op
 from compiler.ops.core_compute import identity
 from compiler.ops.core_products import sliding_windows
@@ -92,8 +93,22 @@ class Pool:
         result = result.astype(x.dtype)
         return np.moveaxis(result, 1, -1) if channels_last else result
 
+    def decompose(b: Any, node: Node) -> Any:
+        """Padding that counts becomes real zeros, so that every visited position counts."""
+        attrs, x = node.attrs, node.inputs[0]
+        if attrs["fn"] != "mean" or not attrs["count_include_pad"]:
+            return None
+        count = len(attrs["kernel"])
+        lead, trail = ((0,), (0,)) if attrs["channels_last"] else ((0, 0), ())
+        before, after = (
+            (*lead, *attrs["pads"][:count], *trail),
+            (*lead, *attrs["pads"][count:], *trail),
+        )
+        padded = b.emit("pad", x, before=before, after=after) if any(attrs["pads"]) else x
+        return b.emit("pool", padded, **{**attrs, "pads": (0,) * (2 * count), "count_include_pad": False})
+
     def lower(node: Node, low: Lowering) -> None:
-        low.pool(node)
+        lower_pool(node, low)
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         x = rng.standard_normal((2, 3, 7, 6)).astype(np.float32)

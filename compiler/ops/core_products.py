@@ -12,16 +12,12 @@ from compiler.dims import Size
 from compiler.dtypes import DType
 from compiler.expr import Expr, apply, arg, index
 from compiler.ir import Node
+from compiler.lowering.products import accumulator, lower_attention, lower_conv, lower_matmul
 from compiler.op import REQUIRED, Call, OnnxRow, Sample, op
 from compiler.types import TensorType
 
 if TYPE_CHECKING:
     from compiler.passes.lower import Lowering
-
-
-def accumulator(dtype: DType) -> DType:
-    """The type products of `dtype` are summed in: FP64 for FP64, FP32 for other floats, wrapping integers as they are."""
-    return dtypes.float32 if dtype.is_float and dtype.bits < 32 else dtype
 
 
 @op("matmul", onnx=OnnxRow("MatMul"), attrs={"epilogue": (), "acc": None})
@@ -56,7 +52,7 @@ class Matmul:
         return b.emit("reshape", b.emit("matmul", *operands), b.sizes(node.output.type.shape))
 
     def lower(node: Node, low: Lowering) -> None:
-        low.matmul(node)
+        lower_matmul(node, low)
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         for a, b in (((3, 5), (5, 4)), ((2, 1, 3, 5), (4, 5, 2)), ((5,), (5, 3)), ((2, 3, 5), (5,)), ((4,), (4,))):
@@ -137,7 +133,7 @@ class Conv:
         return finish(result, dtype, None, epilogue, extra)
 
     def lower(node: Node, low: Lowering) -> None:
-        low.conv(node)
+        lower_conv(node, low)
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         def draw(*shape: int) -> np.ndarray:
@@ -218,7 +214,7 @@ class Attention:
         return np.matmul(weights, v.astype(np.float64)).astype(q.dtype)
 
     def lower(node: Node, low: Lowering) -> None:
-        low.attention(node)
+        lower_attention(node, low)
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         def draw(*shape: int) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""From core ops to kernel calls on strided views."""
