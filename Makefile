@@ -6,7 +6,7 @@ READY := .venv/.ready
 .PHONY: demo test test-slow test-exhaustive lint format bench docs clean
 
 demo: $(READY)
-	$(RUN) -m models.demo
+	$(RUN) -m bench.demo
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2

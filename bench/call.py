@@ -7,6 +7,7 @@ went to sleep must not make two threads slower than one.
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 
 from bench.compare import Timing, ratio
@@ -20,15 +21,19 @@ SPARSE = {"sizes": (512, 512, 512), "batch": 8}
 
 
 def sparse_race(contestants: dict[str, Call], rounds: int) -> dict[str, Timing]:
-    """Seconds a call when each comes PERIOD after the one before; contestants take turns, call by call."""
+    """Seconds a call when each comes PERIOD after the one before; contestants take turns, a median of CALLS a round."""
     samples: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds * CALLS):
+    for _ in range(rounds):
         for name, call in contestants.items():
-            time.sleep(PERIOD)
-            start = time.perf_counter()
-            call()
-            samples[name].append(time.perf_counter() - start)
+            samples[name].append(statistics.median(_after_a_pause(call) for _ in range(CALLS)))
     return {name: Timing(tuple(found)) for name, found in samples.items()}
+
+
+def _after_a_pause(call: Call) -> float:
+    time.sleep(PERIOD)
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

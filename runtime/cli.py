@@ -1,0 +1,145 @@
+"""The `sansuan` command: what the machine offers, what a model compiles to, how fast it runs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import textwrap
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import runtime
+from compiler.errors import ModelError, SansuanError, ShapeError
+
+WIDTH = 100
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, or 1 after an error told in one line (2 from argparse for usage)."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (SansuanError, OSError) as error:
+        print(f"sansuan: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def show_target(options: argparse.Namespace) -> None:
+    """Print the fields of this machine's Target."""
+    for name, value in dataclasses.asdict(runtime.target()).items():
+        text = " ".join(sorted(value)) if isinstance(value, frozenset) else str(value)
+        print(textwrap.fill(text, WIDTH, initial_indent=f"{name:<10}", subsequent_indent=" " * 10))
+
+
+def show_compiled(options: argparse.Namespace) -> None:
+    """Compile, then print inputs, outputs, sizes, compile time and the ledger."""
+    program = _compile(options)
+    print(program.explain())
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compile, run once, print the outputs; then the latency over `--repeat` further runs."""
+    program = _compile(options)
+    inputs = load_inputs(options.inputs) if options.inputs else random_inputs(program.inputs, options.size)
+    for name, array in program.run(inputs).items():
+        print(f"output    {name}: {array.dtype} {list(array.shape)}{_summary(array)}")
+    if options.repeat:
+        samples = [_seconds(program, inputs) for _ in range(options.repeat)]
+        low, median, high = min(samples), statistics.median(samples), max(samples)
+        print(
+            f"latency   median {median * 1e3:.4g} ms, best {low * 1e3:.4g}, worst {high * 1e3:.4g}, {len(samples)} runs"
+        )
+
+
+def random_inputs(specs: Sequence[Any], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Arrays for input specs: normal numbers, and 0 or 1 for integers, which any table can be indexed with. A named size
+    not in `sizes` is 1. Raises ShapeError for a name in `sizes` that no input has, and for sizes that are computed."""
+    names = {str(size) for spec in specs for size in spec.shape if not isinstance(size, int)}
+    if unknown := sorted(set(sizes) - names):
+        found = ", ".join(sorted(names)) or "none"
+        raise ShapeError(f"--size {', '.join(unknown)}: no input has a size of that name; the model's are: {found}")
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for spec in specs:
+        shape = [size if isinstance(size, int) else sizes.get(str(size), 1) for size in spec.shape]
+        dtype = np.dtype(getattr(spec.dtype, "numpy", spec.dtype))
+        whole = dtype.kind in "iub"
+        arrays[spec.name] = (rng.integers(0, 2, shape) if whole else rng.standard_normal(shape)).astype(dtype)
+    return arrays
+
+
+def load_inputs(path: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name. Raises ModelError where it is another kind of file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{path}: not an .npz file of arrays; write one with numpy.savez(path, name=array)") from error
+
+
+def _compile(options: argparse.Namespace) -> Any:
+    start = time.perf_counter()
+    program = runtime.compile(
+        options.model, precision=options.precision, backend=options.backend, threads=options.threads
+    )
+    elapsed = time.perf_counter() - start
+    for kind, specs in (("input", program.inputs), ("output", program.outputs)):
+        for spec in specs:
+            print(f"{kind:<10}{spec.name}: {spec.dtype} [{', '.join(str(size) for size in spec.shape)}]")
+    print(f"compiled  in {elapsed:.3f} s")
+    return program
+
+
+def _seconds(program: Any, inputs: dict[str, np.ndarray]) -> float:
+    start = time.perf_counter()
+    program.run(inputs)
+    return time.perf_counter() - start
+
+
+def _summary(array: np.ndarray) -> str:
+    if array.size == 0 or array.dtype.kind not in "fiub":
+        return ""
+    return f", min {array.min():.6g}, max {array.max():.6g}, mean {array.mean():.6g}"
+
+
+def _size(text: str) -> tuple[str, int]:
+    name, equals, number = text.partition("=")
+    if not (name and equals and number.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected NAME=NUMBER such as batch=8, found {text!r}")
+    return name, int(number)
+
+
+class _Sizes(argparse.Action):
+    """Collects --size NAME=NUMBER into a dictionary."""
+
+    def __call__(self, parser: Any, options: argparse.Namespace, value: Any, option: str | None = None) -> None:
+        setattr(options, self.dest, {**getattr(options, self.dest), value[0]: value[1]})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sansuan", description="A mixed-precision tensor runtime for CPUs.")
+    commands = parser.add_subparsers(required=True, metavar="target|compile|run")
+    target = commands.add_parser("target", help="what this machine offers")
+    target.set_defaults(command=show_target)
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("model", metavar="MODEL", help="path of an ONNX model")
+    model.add_argument("--precision", help="fp32, fp64, ...; the model's own without it")
+    model.add_argument("--backend", default="native", help="native or reference (default: %(default)s)")
+    model.add_argument("--threads", type=int, help="default: OMP_NUM_THREADS, else the cores this process may use")
+
+    compiling = commands.add_parser("compile", parents=[model], help="the ledger, sizes and compile time of a model")
+    compiling.set_defaults(command=show_compiled)
+
+    running = commands.add_parser("run", parents=[model], help="outputs and latency on random or given inputs")
+    running.add_argument("--inputs", metavar="FILE", help=".npz file with an array for each input, by name")
+    running.add_argument("--size", action=_Sizes, type=_size, default={}, metavar="NAME=NUMBER", help="such as batch=8")
+    running.add_argument("--repeat", type=int, default=10, help="runs to time (default: %(default)s)")
+    running.set_defaults(command=run)
+    return parser
