@@ -13,8 +13,8 @@ def float_remainder(builder: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value
     """x - trunc(x / y) * y without rounding error, with the sign of x; NaN for infinite x or zero y.
 
     Long division in float64 (float32 operands are exact in it): while r >= |y|, subtract from r a multiple of
-    s = |y| * 2^k, where k leaves a quotient below 2^53. r and s are multiples of ulp(s) and the new |r| is at most s, so
-    each fma is exact.
+    s = |y| * 2^k, where k leaves a quotient below 2^53. r and s are multiples of ulp(s) and the new |r| is at most s,
+    so each fma is exact.
     """
     kind = x.type
     lanes = lanes_of(x)

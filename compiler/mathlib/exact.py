@@ -1,0 +1,96 @@
+"""Operations NumPy lacks, correctly rounded: fused multiply-add and rounding to odd."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+_TINY, _HUGE = 2.0**-900, 2.0**900
+
+
+def round_to_odd(x: np.ndarray) -> np.ndarray:
+    """float64 to float32 so that rounding the result again, to a type of at most 22 bits, is a single rounding.
+
+    Where inexact, the neighbour whose last bit is 1 (Boldo and Melquiond, "When double rounding is odd", 2005).
+    """
+    nearest = x.astype(np.float32)
+    back = nearest.astype(np.float64)
+    bits = nearest.view(np.uint32)
+    inexact = (back != x) & (x == x)
+    return (
+        np.where(inexact, (bits - (np.abs(back) > np.abs(x))) | np.uint32(1), bits).astype(np.uint32).view(np.float32)
+    )
+
+
+def fma32(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c in float32 with one rounding: the float64 sum rounded to odd, then to float32."""
+    product = a.astype(np.float64) * b.astype(np.float64)
+    return _add_to_odd(product, c.astype(np.float64)).astype(np.float32)
+
+
+def fma64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c in float64 with one rounding.
+
+    Error-free products and sums with a rounding to odd (Boldo and Melquiond, "Emulation of FMA and correctly rounded
+    sums", 2008) where no intermediate can over- or underflow; exact rationals for the few elements left.
+    """
+    a, b, c = np.broadcast_arrays(a, b, c)
+    product = a * b
+    plain = ~(np.isfinite(a) & np.isfinite(b) & np.isfinite(c)) | (a == 0) | (b == 0)
+    size, addend = np.abs(product), np.abs(c)
+    negligible = (addend >= _TINY) & (size < addend * 2.0**-150)
+    ordinary = (size >= _TINY) & (size <= _HUGE) & (addend <= _HUGE) & ((addend >= _TINY) | (c == 0))
+    ordinary &= (np.abs(a) < _HUGE) & (np.abs(b) < _HUGE)
+    result = np.where(plain, product + c, np.where(negligible, c, _sum_of_three(a, b, product, c)))
+    rest = ~(plain | negligible | ordinary)
+    if rest.any():
+        result[rest] = [_rational_fma(*v) for v in zip(a[rest], b[rest], c[rest], strict=True)]
+    return result
+
+
+def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """a + b rounded, and its error (Knuth)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def two_product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """a * b rounded, and its error, by splitting (Dekker); float64 below 2^990."""
+    product = a * b
+    (a1, a2), (b1, b2) = _split(a), _split(b)
+    return product, ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+def _split(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scaled = a * (2.0**27 + 1)
+    high = scaled - (scaled - a)
+    return high, a - high
+
+
+def _sum_of_three(a: np.ndarray, b: np.ndarray, product: np.ndarray, c: np.ndarray) -> np.ndarray:
+    low = two_product(a, b)[1]
+    upper, lower = two_sum(c, low)
+    total, error = two_sum(product, upper)
+    return total + _add_to_odd(error, lower)
+
+
+def _add_to_odd(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a + b rounded to odd in float64."""
+    total, error = two_sum(a, b)
+    even = (total.view(np.int64) & 1) == 0
+    nudge = np.isfinite(total) & (error != 0) & even
+    return np.where(nudge, np.nextafter(total, np.where(error > 0, np.inf, -np.inf)), total)
+
+
+def _rational_fma(a: float, b: float, c: float) -> float:
+    exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+    if exact == 0:
+        return float(a * b + c)
+    try:
+        rounded = float(exact)
+    except OverflowError:
+        rounded = float("inf")
+        return rounded if exact > 0 else -rounded
+    return rounded if rounded else (0.0 if exact > 0 else -0.0)
