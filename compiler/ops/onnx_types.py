@@ -12,6 +12,7 @@ from compiler import dtypes
 from compiler.builder import Builder
 from compiler.dtypes import DType
 from compiler.errors import DtypeError
+from compiler.op import ONNX_ROWS, REGISTRY, OnnxRow
 
 # TensorProto.DataType
 _NUMBERS = {
@@ -49,3 +50,9 @@ def attribute_to_input(name: str, position: int) -> Callable[[Builder, Any], Any
         return replace(node, inputs=tuple(inputs), attrs=rest)
 
     return upgrade
+
+
+def onnx_row(target: str, row: OnnxRow) -> None:
+    """Register an ONNX operator that is imported as existing op `target`, or built of several (`row.build`)."""
+    assert (row.domain, row.op_type) not in ONNX_ROWS, f"two rows claim ONNX {row.domain}:{row.op_type}"
+    ONNX_ROWS[row.domain, row.op_type] = (REGISTRY[target], row)

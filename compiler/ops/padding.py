@@ -1,0 +1,122 @@
+"""ONNX Pad and Tile: operands whose contents are known become attributes of core ops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from compiler.builder import Builder
+from compiler.dims import Size
+from compiler.ir import Node, Value
+from compiler.op import Call, OnnxRow, Sample, op
+from compiler.ops.onnx_types import attribute_to_input
+from compiler.ops.shape import known_shape, listed, unknown_shape, vector_length
+from compiler.types import TensorType
+
+
+def _upgrade_pad(b: Builder, node: Any) -> Any:
+    node = attribute_to_input("pads", 1)(b, attribute_to_input("paddings", 1)(b, node))
+    value = b.constant(np.array(node.attr("value", 0.0)), dtype=node.required(0).type.dtype)
+    return replace(node, inputs=(*node.inputs[:2], value)).with_attrs(value=None)
+
+
+def resolve_pads(rank: int, pads: np.ndarray, axes: np.ndarray | None) -> tuple[tuple[Size, ...], tuple[Size, ...]]:
+    """What to add before and after each of `rank` axes."""
+    values = listed(pads)
+    chosen = range(rank) if axes is None else [int(a) % rank for a in axes]
+    before: list[Size] = [0] * rank
+    after: list[Size] = [0] * rank
+    for i, axis in enumerate(chosen):
+        before[axis], after[axis] = values[i], values[len(values) // 2 + i]
+    return tuple(before), tuple(after)
+
+
+@op(
+    "onnx_pad",
+    onnx=OnnxRow("Pad", {"mode": "constant"}, upgrades=((11, _upgrade_pad),)),
+    attrs={"mode": "constant"},
+    value_operands=(1, 3),
+    host_reason="the padding is computed in the graph",
+)
+class OnnxPad:
+    """x with elements added or (negative) removed: operands x, pads (begins.., ends..), fill value, axes."""
+
+    def infer(call: Call) -> list[TensorType]:
+        x, pads, axes = call.tensor(0), call.value(1), call.value(3)
+        if x.shape is None:
+            return [x]
+        if pads is None or (call.optional(3) is not None and axes is None):
+            return [TensorType(x.dtype, unknown_shape(call, len(x.shape)))]
+        before, after = resolve_pads(len(x.shape), pads, axes)
+        return [TensorType(x.dtype, tuple(b + n + a for b, n, a in zip(before, x.shape, after, strict=True)))]
+
+    def reference(
+        x: np.ndarray, pads: np.ndarray, fill: np.ndarray | None = None, axes: np.ndarray | None = None, *, mode: str
+    ) -> np.ndarray:
+        before, after = resolve_pads(x.ndim, pads, axes)
+        sides = list(zip(before, after, x.shape, strict=True))
+        cropped = x[tuple(np.s_[max(-b, 0) : n - max(-a, 0)] for b, a, n in sides)]  # type: ignore[operator,type-var]
+        widths = [(max(b, 0), max(a, 0)) for b, a, _ in sides]  # type: ignore[type-var]
+        if mode == "constant":
+            value = np.zeros((), x.dtype) if fill is None else fill.reshape(()).astype(x.dtype)
+            return np.pad(cropped, widths, constant_values=value)  # type: ignore[arg-type]
+        return np.pad(cropped, widths, mode=mode)  # type: ignore[call-overload]
+
+    def decompose(b: Builder, node: Node) -> Value | None:
+        x, pads, fill, axes = (*node.inputs, None, None)[:4]
+        if x.type.shape is None or b.contents(pads) is None or (axes is not None and b.contents(axes) is None):
+            return None
+        before, after = resolve_pads(len(x.type.shape), b.contents(pads), b.contents(axes))
+        return b.emit("pad", x, fill, before=before, after=after, mode=node.attrs["mode"])
+
+    def samples(rng: np.random.Generator) -> Iterator[Sample]:
+        x = rng.standard_normal((3, 4)).astype(np.float32)
+        fill = np.array(1.5, np.float32)
+        yield Sample((x, np.array([1, 0, 2, 3]), fill), name="constant")
+        yield Sample((x, np.array([1, -1, -1, 0])), name="crop")
+        yield Sample((x, np.array([2, 1]), fill, np.array([-1])), name="axes")
+        for mode in ("edge", "reflect", "wrap"):
+            yield Sample((x, np.array([1, 2, 0, 1])), {"mode": mode}, name=mode)
+
+
+@op(
+    "tile",
+    onnx="Tile",
+    value_operands=(1,),
+    tracks_values=True,
+    host_reason="the repeats are computed in the graph",
+)
+class Tile:
+    """x repeated along each axis as often as operand 1 says."""
+
+    def infer(call: Call) -> list[TensorType]:
+        x, repeats = call.tensor(0), call.value(1)
+        if x.shape is None or repeats is None:
+            rank = vector_length(call, 1) if x.shape is None else len(x.shape)
+            return [TensorType(x.dtype, unknown_shape(call, rank))]
+        if repeats.size != len(x.shape):
+            call.shape_error(f"{repeats.size} repeats for a tensor of rank {len(x.shape)}; give one an axis")
+        return [TensorType(x.dtype, tuple(n * r for n, r in zip(x.shape, listed(repeats), strict=True)))]
+
+    def reference(x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+        return np.tile(x, tuple(int(r) for r in repeats))
+
+    def decompose(b: Builder, node: Node) -> Value | None:
+        x, repeats = node.inputs
+        if x.type.shape is None or b.contents(repeats) is None:
+            return None
+        apart: list[Size] = []
+        spread: list[Size] = []
+        for size, count in zip(x.type.shape, listed(b.contents(repeats)), strict=True):
+            apart += [size] if count == 1 else [1, size]
+            spread += [size] if count == 1 else [count, size]
+        expanded = b.emit("expand", b.emit("reshape", x, b.sizes(apart)), b.sizes(spread))
+        return b.emit("reshape", expanded, b.sizes(known_shape(node.output)), hint="tile")
+
+    def samples(rng: np.random.Generator) -> Iterator[Sample]:
+        x = rng.standard_normal((2, 3)).astype(np.float32)
+        for repeats in ((1, 2), (3, 1), (2, 2), (0, 2)):
+            yield Sample((x, np.array(repeats)), name=str(repeats))
