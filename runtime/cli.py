@@ -58,8 +58,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def random_inputs(specs: Sequence[Any], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Arrays for input specs: normal numbers, and 0 or 1 for integers, which any table can be indexed with. A named size
-    not in `sizes` is 1. Raises ShapeError for a name in `sizes` that no input has, and for sizes that are computed."""
+    """Arrays for input specs: normal numbers, and 0 or 1 for integers, which any table can be indexed with. A named
+    size not in `sizes` is 1. Raises ShapeError for a name in `sizes` that no input has."""
     names = {str(size) for spec in specs for size in spec.shape if not isinstance(size, int)}
     if unknown := sorted(set(sizes) - names):
         found = ", ".join(sorted(names)) or "none"

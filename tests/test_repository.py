@@ -123,3 +123,10 @@ def test_every_module_says_what_it_is_for() -> None:
     assert [
         path for path in modules(*SOURCES) if read(path).strip() and not ast.get_docstring(ast.parse(read(path)))
     ] == []
+
+
+@pytest.mark.slow
+def test_the_page_of_ops_is_current() -> None:
+    from docs import generate
+
+    assert generate.PATH.read_text(encoding="utf-8") == generate.text(), "run `make docs`"
