@@ -55,8 +55,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 def seconds(value: float) -> str:
     """A duration in the unit that suits it."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}" if value < 1e3 * scale else f"{value / scale:.0f} {unit}"
+        if value >= 0.9995 * scale:  # what three digits round up to 1
+            return f"{value / scale:.3g} {unit}" if value < 100 * scale else f"{value / scale:.0f} {unit}"
     return f"{value / 1e-9:.3g} ns"
 
 
