@@ -1,0 +1,30 @@
+"""Dead code elimination: nodes nobody reads go; so do outputs nobody reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compiler.ir import Graph, Node, Value
+
+_UNUSED = ""
+
+
+def dce(graph: Graph) -> Graph:
+    """`graph` without unread nodes; imported nodes that vanish are noted."""
+    wanted = {value.name for value in graph.outputs}
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if not any(value.name in wanted for value in node.outputs):
+            continue
+        wanted.update(value.name for value in node.inputs if value is not None)
+        outputs = tuple(v if v.name in wanted else Value(_UNUSED, v.type) for v in node.outputs)
+        kept.append(Node(node.op, node.inputs, outputs, node.attrs, node.where))
+    kept.reverse()
+    alive = {name for node in kept for name in node.where}
+    notes = dict(graph.notes)
+    for node in graph.nodes:
+        for name in node.where:
+            if name not in alive:
+                notes.setdefault(name, "dead: nothing reads its result")
+    constants = {name: array for name, array in graph.constants.items() if name in wanted}
+    return replace(graph, nodes=tuple(kept), constants=constants, notes=notes)

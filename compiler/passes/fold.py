@@ -1,0 +1,90 @@
+"""Fold: nodes whose operands are constants become constants; known integer contents become `sizes`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler import dims, dtypes
+from compiler.builder import Builder
+from compiler.ir import Graph, Node, Value
+from compiler.op import Op, lookup
+from compiler.types import TensorType
+
+_GROWTH_LIMIT = 1 << 16  # elements; a larger result than this must not be larger than what it is made of
+_NEVER = frozenset({"sizes", "shape_of", "result_shape"})
+
+
+def fold(graph: Graph) -> Graph:
+    """`graph` with constant subgraphs evaluated by the reference. The imported nodes they stood for are noted."""
+    builder = Builder(graph)
+    renamed: dict[str, Value] = {}
+    for node in graph.nodes:
+        inputs = tuple(renamed.get(v.name, v) if v is not None else None for v in node.inputs)
+        node = Node(node.op, inputs, node.outputs, node.attrs, node.where)
+        results = _constants(builder, node) or _known_sizes(builder, node)
+        if results is None:
+            builder.keep(node)
+            continue
+        for old, new in zip(node.outputs, results, strict=True):
+            if old.name and new is not None:
+                renamed[old.name] = new
+        for name in node.where:
+            builder.notes.setdefault(name, "folded: its operands are known while compiling")
+    return builder.finish([renamed.get(v.name, v) for v in graph.outputs])
+
+
+def _constants(builder: Builder, node: Node) -> Sequence[Value | None] | None:
+    entry = lookup(node.op)
+    if entry.reference is None or node.op in _NEVER or not _pure(entry) or not _worth_folding(builder, node):
+        return None
+    arrays = [builder.constants[v.name] if v is not None else None for v in node.inputs]
+    results = entry.reference(*arrays, **node.attrs)
+    results = results if isinstance(results, tuple) else (results,)
+    found: list[Value | None] = []
+    for value, array in zip(node.outputs, results, strict=False):
+        assert isinstance(value.type, TensorType)
+        array = np.asarray(array, dtype=value.type.dtype.numpy)
+        found.append(builder.constant(np.ascontiguousarray(array).reshape(array.shape), value.name or "folded"))
+    return found
+
+
+def _pure(entry: Op) -> bool:
+    return not entry.host_reason or "random" not in entry.host_reason
+
+
+def _worth_folding(builder: Builder, node: Node) -> bool:
+    operands = [v for v in node.inputs if v is not None]
+    if any(v.name not in builder.constants for v in operands):
+        return False
+    if any(isinstance(a, Graph) for a in node.attrs.values()):
+        return False
+    total = sum(builder.constants[v.name].size for v in operands)
+    for value in node.outputs:
+        type = value.type
+        if not isinstance(type, TensorType) or type.dtype == dtypes.string:
+            return False
+        elements = type.elements if type.shape is not None else 0
+        if not isinstance(elements, int) or elements > max(total, _GROWTH_LIMIT):
+            return False
+    return True
+
+
+def _known_sizes(builder: Builder, node: Node) -> Sequence[Value | None] | None:
+    """An int64 vector of known contents needs no chain of nodes."""
+    if node.op == "sizes" or len(node.outputs) != 1:
+        return None
+    type, contents = node.output.type, builder.contents(_probe(builder, node))
+    if contents is None or not isinstance(type, TensorType) or type.dtype != dtypes.int64 or contents.ndim != 1:
+        return None
+    sizes = [size if isinstance(size, dims.Dim) else int(size) for size in contents]
+    with builder.at(*node.where):
+        return (builder.sizes(sizes),)
+
+
+def _probe(builder: Builder, node: Node) -> Value:
+    """The node's output after tracking its contents, without adding the node."""
+    builder.keep(node)
+    builder.nodes.pop()
+    return node.output
