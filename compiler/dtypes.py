@@ -15,7 +15,7 @@ import numpy as np
 from compiler.errors import DtypeError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DType:
     """An element type. `kind` is one of float, int, uint, bool, complex, string; `bits` its logical width."""
 
@@ -45,6 +45,8 @@ class DType:
 
     def __str__(self) -> str:
         return self.name
+
+    __repr__ = __str__
 
     def __hash__(self) -> int:
         return hash(self.name)

@@ -146,8 +146,9 @@ def _drop(view: View, axis: int) -> View:
 def lower_attention(node: Node, low: Lowering) -> None:
     """Fused attention; q, k and v must be contiguous along the head, else they are copied."""
     q, k, v = (low.with_unit_axis(low.view(value), -1) for value in node.inputs[:3])
-    out = low.allocate(node.output)
-    rank = len(out.shape)
+    # Results lie as the queries do: heads split from [B, L, H*E] are joined again without a copy.
+    rank = len(q.shape)
+    out = low.allocate(node.output, [*(a for a in views.memory_order(q) if a != rank - 1), rank - 1])
     batch = out.shape[:-2]
     scores = (*batch, q.shape[-2], k.shape[-2])
     extras = [low.broadcast_view(value, scores) for value in node.inputs[3:]]

@@ -45,6 +45,7 @@ class Lowering:
         self.size_contents: dict[str, Any] = {}
         self.calls: list[KernelCall | HostCall] = []
         self.late = late.LateValues(graph)
+        self._results = {value.name for value in graph.outputs}
         self._where: tuple[str, ...] = ()
         self._count = 0
         for value in graph.inputs:
@@ -78,7 +79,8 @@ class Lowering:
             self.views[value.name] = view
 
     def allocate(self, value: Any, order: Sequence[int] | None = None) -> View:
-        """New dense memory for a value, axes in memory `order`."""
+        """New dense memory for a value, axes in memory `order`; a graph output lies row-major."""
+        order = None if value.name in self._results else order
         view = self.scratch_dense(value.type.dtype, value.type.shape, order, value.name)
         self.alias(value, view)
         return view
