@@ -69,12 +69,12 @@ def _swish(x: Expr, *, alpha: float) -> Expr:
     return x * apply("sigmoid", x if alpha == 1 else x * alpha)
 
 
-def _row(name: str, onnx: str, expr: Any, array: Any, torch: str = "", ulp: float = 4, **attrs: Any) -> Row:
-    return Row(name, expr, array, FLOAT, onnx, (torch,) if torch else (), attrs=attrs, ulp=ulp)
+def _row(name: str, onnx: str, expr: Any, array: Any, ulp: float = 4, **attrs: Any) -> Row:
+    return Row(name, expr, array, FLOAT, onnx, attrs=attrs, ulp=ulp)
 
 
 TABLE = (
-    Row("relu", lambda x: maximum(x, 0), lambda x: np.maximum(x, 0), NUMBER, "Relu", ("aten.relu.default",)),
+    Row("relu", lambda x: maximum(x, 0), lambda x: np.maximum(x, 0), NUMBER, "Relu"),
     _row(
         "leaky_relu", "LeakyRelu", lambda x, alpha: select(apply("lt", x, const(0, x.dtype)), x * alpha, x),
         lambda x, alpha: np.where(x < 0, x * alpha, x), alpha=f32(0.01), ulp=1,
@@ -105,12 +105,12 @@ TABLE = (
     ),
     _row(
         "mish", "Mish", lambda x: x * apply("tanh", softplus(x)), lambda x: x * np.tanh(_softplus(x)),
-        "aten.mish.default", ulp=6,
+        ulp=6,
     ),
     _row("hard_sigmoid", "HardSigmoid", hard_sigmoid, _hard_sigmoid, alpha=f32(0.2), beta=0.5, ulp=2),
     _row(
         "hard_swish", "HardSwish", lambda x: x * hard_sigmoid(x, alpha=1 / 6, beta=0.5),
-        lambda x: x * _hard_sigmoid(x, alpha=1 / 6, beta=0.5), "aten.hardswish.default", ulp=3,
+        lambda x: x * _hard_sigmoid(x, alpha=1 / 6, beta=0.5), ulp=3,
     ),
     _row(
         "shrink", "Shrink", _shrink,
@@ -118,7 +118,6 @@ TABLE = (
         bias=0.0, lambd=0.5, ulp=1,
     ),
     _row("swish", "Swish", _swish, lambda x, alpha: x * unary.sigmoid(alpha * x), alpha=1.0),
-    _row("silu", "", lambda x: _swish(x, alpha=1), lambda x: x * unary.sigmoid(x), "aten.silu.default"),
     Row(
         "swiglu", lambda a, b, alpha: _swish(a, alpha=alpha) * b,
         lambda a, b, alpha: a * unary.sigmoid(alpha * a) * b,

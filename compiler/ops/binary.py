@@ -69,20 +69,6 @@ def floor_mod(a: Expr, b: Expr) -> Expr:
     return select(apply("eq", rest, zero), apply("copysign", zero, b), moved)
 
 
-def floor_divide(a: Expr, b: Expr) -> Expr:
-    """floor(a / b), integers x / 0 = 0."""
-    if not a.dtype.is_float:
-        return select(apply("eq", b, const(0, b.dtype)), const(0, a.dtype), (a - floor_mod(a, b)) / b)
-    whole = apply("rint", (a - floor_mod(a, b)) / b)
-    return select(apply("eq", b, const(0, b.dtype)), a / b, whole)
-
-
-def _floor_divide(a: Any, b: Any) -> Any:
-    if a.dtype.kind == "f":
-        return np.floor_divide(a, b)
-    return np.where(b == 0, np.zeros((), a.dtype), np.floor_divide(a, np.where(b == 0, np.ones((), b.dtype), b)))
-
-
 def _modulo(a: Expr, b: Expr, *, fmod: int) -> Expr:
     return apply("rem", a, b) if fmod else floor_mod(a, b)
 
@@ -116,11 +102,6 @@ def _mean(*xs: Expr) -> Expr:
     return chain("add")(*xs) / float(len(xs))
 
 
-def _logical(fn: str) -> Callable[..., Expr]:
-    """and, or, xor of the operands' truth values."""
-    return lambda a, b: apply(fn, apply("ne", a, const(0, a.dtype)), apply("ne", b, const(0, b.dtype)))
-
-
 def _compared(f: Callable[[Any, Any], bool]) -> Any:
     return np.frompyfunc(f, 2, 1)
 
@@ -129,16 +110,16 @@ def _equal(a: Any, b: Any) -> bool:
     return a == b if isinstance(a, str) else dims.equal(a, b)
 
 
-def _binary(name: str, expr: Any, array: Any, onnx: str, torch: str = "", **more: Any) -> Row:
-    return Row(name, expr, array, onnx=onnx, torch=(torch,) if torch else (), arity=2, **more)
+def _binary(name: str, expr: Any, array: Any, onnx: str, **more: Any) -> Row:
+    return Row(name, expr, array, onnx=onnx, arity=2, **more)
 
 
-def _arithmetic(name: str, onnx: str, array: Any, torch: str, **more: Any) -> Row:
-    return _binary(name, partial(apply, name), array, onnx, torch, kinds=NUMBER, tracks=True, **more)
+def _arithmetic(name: str, onnx: str, array: Any, **more: Any) -> Row:
+    return _binary(name, partial(apply, name), array, onnx, kinds=NUMBER, tracks=True, **more)
 
 
-def _comparison(name: str, onnx: str, array: Any, torch: str, fn: str, sizes: Any, kinds: Any = ANY) -> Row:
-    row = _binary(name, partial(apply, fn), array, onnx, torch, kinds=kinds, result="bool")
+def _comparison(name: str, onnx: str, array: Any, fn: str, sizes: Any, kinds: Any = ANY) -> Row:
+    row = _binary(name, partial(apply, fn), array, onnx, kinds=kinds, result="bool")
     return Row(**{**row.__dict__, "tracks": True, "sizes": _compared(sizes)})
 
 
@@ -146,50 +127,39 @@ def _of_bools(name: str, onnx: str, array: Any) -> Row:
     return _binary(name, partial(apply, name), array, onnx, kinds=BOOL, tracks=True)
 
 
-def _bitwise(name: str, onnx: str, array: Any, torch: str) -> Row:
-    return _binary(f"bitwise_{name}", partial(apply, name), array, onnx, torch, kinds=(*INTEGER, "bool"))
+def _bitwise(name: str, onnx: str, array: Any) -> Row:
+    return _binary(f"bitwise_{name}", partial(apply, name), array, onnx, kinds=(*INTEGER, "bool"))
 
 
 TABLE = (
-    _arithmetic("add", "Add", np.add, ""),
-    _arithmetic("sub", "Sub", np.subtract, ""),
-    _arithmetic("mul", "Mul", np.multiply, "aten.mul.Tensor"),
-    _arithmetic("div", "Div", divide, "", sizes=np.frompyfunc(divide_sizes, 2, 1)),
+    _arithmetic("add", "Add", np.add),
+    _arithmetic("sub", "Sub", np.subtract),
+    _arithmetic("mul", "Mul", np.multiply),
+    _arithmetic("div", "Div", divide, sizes=np.frompyfunc(divide_sizes, 2, 1)),
     _binary(
         "mod", _modulo, lambda a, b, fmod: np.fmod(a, b) if fmod else np.mod(a, b), "Mod",
         kinds=NUMBER, attrs={"fmod": 0}, tracks=True, sizes=_modulo_sizes,
     ),
-    _binary("remainder", floor_mod, np.mod, "", "aten.remainder.Tensor", kinds=NUMBER),
-    _binary("fmod", partial(apply, "rem"), np.fmod, "", "aten.fmod.Tensor", kinds=NUMBER),
-    _binary("floor_div", floor_divide, _floor_divide, "", "aten.floor_divide.default", kinds=NUMBER, ulp=1),
-    _binary("atan2", partial(apply, "atan2"), np.arctan2, "", "aten.atan2.default", ulp=2),
-    _binary("copysign", partial(apply, "copysign"), np.copysign, "", "aten.copysign.Tensor"),
     _of_bools("and", "And", np.logical_and),
     _of_bools("or", "Or", np.logical_or),
     _of_bools("xor", "Xor", np.logical_xor),
-    _bitwise("and", "BitwiseAnd", np.bitwise_and, "aten.bitwise_and.Tensor"),
-    _bitwise("or", "BitwiseOr", np.bitwise_or, "aten.bitwise_or.Tensor"),
-    _bitwise("xor", "BitwiseXor", np.bitwise_xor, "aten.bitwise_xor.Tensor"),
+    _bitwise("and", "BitwiseAnd", np.bitwise_and),
+    _bitwise("or", "BitwiseOr", np.bitwise_or),
+    _bitwise("xor", "BitwiseXor", np.bitwise_xor),
     _binary("bit_shift", shift, _shift, "BitShift", kinds=INTEGER, attrs={"direction": "LEFT"}),
     _comparison(
-        "equal", "Equal", np.equal, "aten.eq.Tensor", "eq", _equal, (*ANY, "string")
+        "equal", "Equal", np.equal, "eq", _equal, (*ANY, "string")
     ),
-    _comparison(
-        "not_equal", "", np.not_equal, "aten.ne.Tensor", "ne", lambda a, b: not _equal(a, b), (*ANY, "string")
-    ),
-    _comparison("less", "Less", np.less, "aten.lt.Tensor", "lt", lambda a, b: a < b),
-    _comparison("less_or_equal", "LessOrEqual", np.less_equal, "aten.le.Tensor", "le", lambda a, b: a <= b),
-    _comparison("greater", "Greater", np.greater, "aten.gt.Tensor", "gt", lambda a, b: a > b),
-    _comparison("greater_or_equal", "GreaterOrEqual", np.greater_equal, "aten.ge.Tensor", "ge", lambda a, b: a >= b),
-    _binary("logical_and", _logical("and"), np.logical_and, "", "aten.logical_and.default", kinds=ANY, result="bool"),
-    _binary("logical_or", _logical("or"), np.logical_or, "", "aten.logical_or.default", kinds=ANY, result="bool"),
-    _binary("logical_xor", _logical("xor"), np.logical_xor, "", "aten.logical_xor.default", kinds=ANY, result="bool"),
+    _comparison("less", "Less", np.less, "lt", lambda a, b: a < b),
+    _comparison("less_or_equal", "LessOrEqual", np.less_equal, "le", lambda a, b: a <= b),
+    _comparison("greater", "Greater", np.greater, "gt", lambda a, b: a > b),
+    _comparison("greater_or_equal", "GreaterOrEqual", np.greater_equal, "ge", lambda a, b: a >= b),
     Row(
-        "max", chain("max"), lambda *xs: reduce(np.maximum, xs), NUMBER, "Max", ("aten.maximum.default",), arity=0,
+        "max", chain("max"), lambda *xs: reduce(np.maximum, xs), NUMBER, "Max", arity=0,
         tracks=True, sizes=lambda *xs: reduce(np.frompyfunc(dims.maximum, 2, 1), xs),
     ),
     Row(
-        "min", chain("min"), lambda *xs: reduce(np.minimum, xs), NUMBER, "Min", ("aten.minimum.default",), arity=0,
+        "min", chain("min"), lambda *xs: reduce(np.minimum, xs), NUMBER, "Min", arity=0,
         tracks=True, sizes=lambda *xs: reduce(np.frompyfunc(dims.minimum, 2, 1), xs),
     ),
     Row("sum", chain("add"), lambda *xs: reduce(np.add, xs), FLOAT, "Sum", arity=0, ulp=2),
@@ -199,7 +169,7 @@ TABLE = (
 declare_all(TABLE)
 
 
-@op("pow", onnx="Pow", torch="aten.pow.Tensor_Tensor")
+@op("pow", onnx="Pow")
 class Pow:
     """x to the power y, in x's type. Integer powers wrap; a negative one of an integer is the truncated quotient."""
 

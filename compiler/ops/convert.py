@@ -119,7 +119,7 @@ class BitCast:
         yield Sample((np.arange(-3, 3, dtype=np.int64),), {"to": dtypes.uint64})
 
 
-@op("where", onnx="Where", torch="aten.where.self", tracks_values=True)
+@op("where", onnx="Where", tracks_values=True)
 class Where:
     """x where the condition holds, else y."""
 
@@ -154,7 +154,7 @@ def _upgrade_clip(b: Builder, node: Any) -> Any:
     return replace(node, inputs=(x, *bounds), attrs={})
 
 
-@op("clip", onnx=OnnxRow("Clip", upgrades=((11, _upgrade_clip),)), torch="aten.clamp.Tensor", tracks_values=True)
+@op("clip", onnx=OnnxRow("Clip", upgrades=((11, _upgrade_clip),)), tracks_values=True)
 class Clip:
     """min(max(x, low), high); either bound may be missing; a NaN in x stays."""
 
@@ -249,7 +249,7 @@ def _all_true(b: Builder, x: Value) -> Value:
     return b.emit("map", hint="mask", outputs=(const(True, dtypes.boolean),), shape=x.type.shape)
 
 
-@op("is_inf", onnx="IsInf", torch="aten.isinf.default", attrs={"detect_negative": 1, "detect_positive": 1})
+@op("is_inf", onnx="IsInf", attrs={"detect_negative": 1, "detect_positive": 1})
 class IsInf:
     """Which elements are infinite, of the signs asked for."""
 

@@ -101,7 +101,6 @@ class Row:
     numpy: Callable[..., Any]
     kinds: Sequence[str] = FLOAT
     onnx: str = ""
-    torch: tuple[str, ...] = ()
     arity: int = 1
     result: str = "same"
     attrs: Mapping[str, Any] = field(default_factory=dict)
@@ -143,7 +142,6 @@ def declare(row: Row) -> Op:
             decompose=decompose,
             samples=lambda rng: row_samples(row, rng),
             onnx=(OnnxRow(row.onnx, row.attrs, upgrades=row.upgrades),) if row.onnx else (),
-            torch=row.torch,
             attrs=row.attrs,
             tracks_values=row.tracks,
             doc=row.doc,
