@@ -1,0 +1,96 @@
+"""Reading a model: a path, bytes or a ModelProto to a checked ModelProto with access to its large tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import ModelError
+from compiler.frontends.onnx_external import ExternalFiles
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxModel:
+    """A parsed model. opsets: version by domain ('' for the default one). functions: model-local FunctionProtos by
+    (domain, name, overload)."""
+
+    proto: Any
+    opsets: Mapping[str, int]
+    functions: Mapping[tuple[str, str, str], Any]
+    files: ExternalFiles
+
+
+def read_model(model: Any) -> OnnxModel:
+    """Parse `model`. Raises ModelError for an unreadable file, bytes that are no model, and opsets unknown here."""
+    import onnx
+
+    folder = None
+    if isinstance(model, onnx.ModelProto):
+        proto = model
+    else:
+        if isinstance(model, (str, os.PathLike)):
+            path = Path(model)
+            folder = path.parent
+            model = _read_file(path)
+        proto = _parse(bytes(model))
+    if not proto.HasField("graph"):
+        raise ModelError("model: no graph in it; expected an ONNX ModelProto (is this file an ONNX model?)")
+    functions = {(domain_name(f.domain), f.name, f.overload): f for f in proto.functions}
+    return OnnxModel(proto, _opsets(proto), functions, ExternalFiles(folder))
+
+
+def domain_name(domain: str) -> str:
+    """A domain's one spelling: the default domain has two."""
+    return "" if domain in DEFAULT_DOMAINS else domain
+
+
+def opset_versions(imports: Any, place: str) -> dict[str, int]:
+    """Opset version by domain. Raises ModelError for a version newer than the onnx package knows."""
+    from onnx import defs
+
+    newest = {"": defs.onnx_opset_version(), "ai.onnx.ml": defs.onnx_ml_opset_version()}
+    versions: dict[str, int] = {}
+    for entry in imports:
+        domain = domain_name(entry.domain)
+        if domain in newest and not 1 <= entry.version <= newest[domain]:
+            raise ModelError(
+                f"{place}: imports opset {entry.version} of domain {domain or 'ai.onnx'!r}; expected 1 to "
+                f"{newest[domain]}, what the installed onnx package knows: export for one of these, or upgrade onnx"
+            )
+        versions[domain] = entry.version
+    return versions
+
+
+def _opsets(proto: Any) -> dict[str, int]:
+    versions = opset_versions(proto.opset_import, "model")
+    if not versions and proto.ir_version >= 3:
+        raise ModelError("model: no opset_import in it; IR version 3 and newer need one: export the model again")
+    versions.setdefault("", 1)
+    return versions
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read the model: {error.strerror}; check the path") from None
+
+
+def _parse(data: bytes) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError:
+        raise ModelError(
+            f"model: {len(data)} bytes that are no ONNX model (protobuf cannot parse them); "
+            "expected a file written by an ONNX exporter, whole"
+        ) from None
+    return proto
