@@ -65,13 +65,15 @@ class Operand:
             store_vector(builder, value, address, self.dtype, mask)
 
 
-def operand_words(views: Sequence[View], classes: Sequence[str], size: Callable[[Size], int]) -> list[int | View]:
-    """Argument words `read_operands` expects: each view's pointer, then the last axis's stride if it is GENERAL."""
+def operand_words(
+    views: Sequence[View], classes: Sequence[str], size: Callable[[Size], int], axis: int = -1
+) -> list[int | View]:
+    """Argument words `read_operands` expects: each view's pointer, then its stride on `axis` if that is GENERAL."""
     words: list[int | View] = []
     for view, stride_class in zip(views, classes, strict=True):
         words.append(view)
         if stride_class == GENERAL:
-            words.append(size(view.strides[-1]) if view.strides else 0)
+            words.append(size(view.strides[axis]) if view.strides else 0)
     return words
 
 

@@ -15,7 +15,6 @@ from llvmlite import ir
 
 from backends.native.access import (
     Operand,
-    cost,
     kernel_name,
     operand_words,
     read_operands,
@@ -24,6 +23,7 @@ from backends.native.access import (
     vector_ns,
 )
 from backends.native.emitter import ExprEmitter
+from backends.native.hoist import Hoisted
 from backends.native.kernel import I64, ArgumentReader, Arguments, declare_kernel
 from backends.native.loops import (
     CHUNK_NS,
@@ -37,9 +37,9 @@ from backends.native.loops import (
     smaller,
 )
 from backends.native.target import Target
-from backends.native.vectors import index_vector, splat, tail_mask
+from backends.native.vectors import index_vector, tail_mask
 from compiler.dims import Size
-from compiler.expr import Expr, arguments
+from compiler.expr import Expr
 from compiler.kernels import BROADCAST, GENERAL, KernelCall, MapSpec
 
 # Columns a chunk of a transposing map covers: a whole cache line of every strided operand is used before it leaves L1.
@@ -146,52 +146,44 @@ class _MapEmission:
 
     def _row(self, indices: list[ir.Value], offsets: list[ir.Value], start: ir.Value, stop: ir.Value) -> None:
         builder, lanes = self.builder, self.lanes
-        repeated = {
-            number: self.reads[number].load(builder, offsets[number], I64(0), lanes)
-            for number in arguments(self.spec.outputs)
-            if self.reads[number].stride_class == BROADCAST
-        }
-        block = lanes * unroll(self.spec.outputs)
+        hoisted = Hoisted(self.spec.outputs, self._same_in_a_row)
+
+        def leaf(node: Expr, i: ir.Value, width: int, mask: ir.Value | None) -> ir.Value:
+            if node.op == "arg" and node.value in repeated:
+                return repeated[node.value]
+            if node.op == "arg":
+                return self.reads[node.value].load(builder, offsets[node.value], i, width, mask)
+            assert node.op == "index", f"a map has no {node.op}"
+            return indices[node.value] if node.value < len(indices) else index_vector(builder, i, width)
+
+        def values(i: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
+            emitter = ExprEmitter(builder, lanes, lambda node: leaf(node, i, lanes, mask))
+            return [emitter.emit(root) for root in hoisted.roots]
+
+        repeated: dict[int, ir.Value] = {}
+        repeated = hoisted.emit(builder, lanes, lambda node: leaf(node, I64(0), 1, None))
+        block = lanes * unroll(hoisted.roots)
         full = builder.add(start, round_down(builder, builder.sub(stop, start), block))
 
         def several(i: ir.Value, _: list[ir.Value]) -> Sequence[ir.Value]:
             at = [builder.add(i, I64(step)) for step in range(0, block, lanes)]
-            results = [self._values(position, None, indices, offsets, repeated) for position in at]
-            for position, values in zip(at, results, strict=True):
-                self._store(values, position, None, offsets)
+            for position, results in zip(at, [values(position, None) for position in at], strict=True):
+                self._store(results, position, None, offsets)
             return ()
 
         def masked(i: ir.Value, _: list[ir.Value]) -> Sequence[ir.Value]:
             mask = tail_mask(builder, builder.sub(stop, i), lanes)
-            self._store(self._values(i, mask, indices, offsets, repeated), i, mask, offsets)
+            self._store(values(i, mask), i, mask, offsets)
             return ()
 
         counted_loop(builder, start, full, I64(block), (), several)
         if block > 1:
             counted_loop(builder, full, stop, I64(lanes), (), masked)
 
-    def _values(
-        self,
-        i: ir.Value,
-        mask: ir.Value | None,
-        indices: list[ir.Value],
-        offsets: list[ir.Value],
-        repeated: dict[int, ir.Value],
-    ) -> list[ir.Value]:
-        builder, lanes = self.builder, self.lanes
-
-        def leaf(node: Expr) -> ir.Value:
-            if node.op == "arg":
-                if node.value in repeated:
-                    return repeated[node.value]
-                return self.reads[node.value].load(builder, offsets[node.value], i, lanes, mask)
-            assert node.op == "index", f"a map has no {node.op}"
-            if node.value < len(indices):
-                return splat(builder, indices[node.value], lanes)
-            return index_vector(builder, i, lanes)
-
-        emitter = ExprEmitter(builder, lanes, leaf)
-        return [emitter.emit(root) for root in self.spec.outputs]
+    def _same_in_a_row(self, leaf: Expr) -> bool:
+        if leaf.op == "index":
+            return leaf.value < self.spec.rank - 1
+        return leaf.op == "arg" and self.spec.in_classes[leaf.value] == BROADCAST
 
     def _store(self, values: list[ir.Value], i: ir.Value, mask: ir.Value | None, offsets: list[ir.Value]) -> None:
         write: Operand
