@@ -55,11 +55,17 @@ class Lowering:
         """One node: by its own lowering, while planning, or as a Host step."""
         self._where = node.where
         entry = lookup(node.op)
-        if self.late.claims(node):
+        before = len(self.late.nodes)
+        claimed = self.late.claims(node)
+        reason = entry.host_reason if entry.lower is None or claimed else self.late.host_reason(node)
+        if len(self.late.nodes) > before:  # the plan reads its constants from the weights
+            for operand in node.inputs:
+                if operand is not None and operand.name in self.graph.constants:
+                    self.view(operand)
+        if claimed:
             for value in node.outputs:
                 self.sizes(value, value.name)
             return
-        reason = entry.host_reason if entry.lower is None else self.late.host_reason(node)
         if entry.lower is None or reason:
             self._host(node, reason or f"no kernel serves {node.op}")
         else:

@@ -1,0 +1,204 @@
+"""Kernel specs in NumPy: a lowered program run call by call.
+
+In *emulate* mode every call computes bit for bit what native kernels compute (products as one fma chain in ascending
+k, reductions in the canonical order, composites by their expansion); in *truth* mode each call is exact and rounds
+once. Slow, small sizes only in emulate mode: this says what is right, kernel by kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from compiler import canonical, dtypes
+from compiler.dims import Size
+from compiler.evaluate import Mode, evaluate
+from compiler.expr import Expr, arg
+from compiler.kernels import AttentionSpec, GemmSpec, KernelCall, MapSpec, MoveSpec, ReduceSpec, WindowSpec
+from compiler.mathlib.exact import fma32, fma64
+from compiler.ops.core_compute import position, reduce_array
+
+Arrays = Sequence[np.ndarray]
+
+
+def run_call(call: KernelCall, reads: Arrays, writes: Arrays, size: Callable[[Size], int], mode: Mode) -> None:
+    """Carry out one kernel call on arrays already viewed as the call's reads and writes (writes are filled)."""
+    with np.errstate(all="ignore"):
+        if isinstance(call.spec, WindowSpec | GemmSpec) and call.params:
+            params = [size(p) for p in call.params]
+            _RUN[type(call.spec)](call.spec, reads, writes, mode, params)
+        else:
+            _RUN[type(call.spec)](call.spec, reads, writes, mode, [])
+
+
+def _map(spec: MapSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
+    shape = writes[0].shape
+
+    def leaf(node: Expr) -> np.ndarray:
+        return reads[node.value] if node.op == "arg" else position(node.value, shape)
+
+    for target, result in zip(writes, evaluate(spec.outputs, leaf, mode), strict=True):
+        target[...] = result
+
+
+def _reduce(spec: ReduceSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
+    shape = writes[0].shape if writes else reads[0].shape
+    axes = tuple(range(spec.outer, spec.outer + spec.reduced))
+    count = int(np.prod([shape[a] for a in axes], dtype=np.int64))
+    stats: list[np.ndarray] = []
+    keeps: dict[int, np.ndarray] = {}
+
+    def leaf(node: Expr) -> np.ndarray:
+        if node.op == "arg":
+            return reads[node.value]
+        if node.op == "index":
+            return position(node.value, shape)
+        if node.op == "extent":
+            return np.asarray(count, node.dtype.numpy)
+        return (stats if node.op == "stat" else keeps)[node.value]
+
+    for number, stage in enumerate(spec.stages):
+        element = np.broadcast_to(evaluate((stage.expr,), leaf, mode)[0], shape)
+        keeps[number] = element
+        if mode == "emulate":
+            found = canonical.canonical_reduce(stage.fn, element, axes, spec.vector_axis)
+            stats.append(found.reshape([1 if a in axes else n for a, n in enumerate(shape)]))
+        else:
+            stats.append(reduce_array(stage.fn, element, axes))
+    results = evaluate((*spec.element_outputs, *spec.row_outputs), leaf, mode)
+    for target, result in zip(writes, results, strict=True):
+        target[...] = result
+
+
+def fma_chain(a: np.ndarray, b: np.ndarray, acc: np.dtype) -> np.ndarray:
+    """a [.., M, K] @ b [.., K, N] as one fma chain per element in ascending k from zero, in type `acc`."""
+    shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    total = np.zeros((*shape, a.shape[-2], b.shape[-1]), acc)
+    if acc.kind in "iu":
+        return np.matmul(a.astype(acc), b.astype(acc))
+    fma = fma64 if acc == np.float64 else fma32
+    for k in range(a.shape[-1]):
+        column, row = a[..., k, None].astype(acc), b[..., k, None, :].astype(acc)
+        total = fma(np.broadcast_to(column, total.shape), np.broadcast_to(row, total.shape), total)
+    return total
+
+
+def _product(a: np.ndarray, b: np.ndarray, acc: np.dtype, mode: Mode) -> np.ndarray:
+    if mode == "emulate":
+        return fma_chain(a, b, acc)
+    wide = np.float64 if acc.kind == "f" else acc
+    return np.matmul(a.astype(wide), b.astype(wide)).astype(acc)
+
+
+def _gemm(spec: GemmSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
+    a = _columns(reads[0], spec, params) if spec.window else reads[0]
+    total = _product(a, reads[1], spec.acc.numpy, mode)
+
+    def leaf(node: Expr) -> np.ndarray:
+        return reads[node.value + 1] if node.value else total
+
+    for target, result in zip(writes, evaluate(spec.epilogue, leaf, mode), strict=True):
+        target[...] = result
+
+
+def _windows(x: np.ndarray, spatial: int, params: list[int]) -> Iterator[tuple[tuple[int, ...], np.ndarray, np.ndarray]]:
+    """For each kernel position in row order: its coordinates, the elements [.., N, out.., C] it meets (zero outside the
+    input) and where it is inside [out..]."""
+    out, kernel, strides, dilations, pads, sizes = (params[i * spatial : (i + 1) * spatial] for i in range(6))
+    for at in np.ndindex(*kernel):
+        picks, inside = [], np.ones([1] * spatial, bool)
+        for axis in range(spatial):
+            where = np.arange(out[axis]) * strides[axis] + at[axis] * dilations[axis] - pads[axis]
+            valid = (where >= 0) & (where < sizes[axis])
+            inside = inside & valid.reshape([-1 if a == axis else 1 for a in range(spatial)])
+            picks.append(np.clip(where, 0, max(sizes[axis] - 1, 0)))
+        lead = x.ndim - spatial - 1
+        taken = x[(slice(None),) * lead + np.ix_(*picks)] if spatial else x
+        yield at, np.where(inside[..., None], taken, np.zeros((), x.dtype)), inside
+
+
+def _columns(x: np.ndarray, spec: GemmSpec, params: list[int]) -> np.ndarray:
+    """The gathered left operand [batch.., M, K] of a convolution."""
+    parts = [taken for _, taken, _ in _windows(x, spec.window, params)]
+    stacked = np.stack(parts, axis=-2)  # [batch.., N, out.., positions, C]
+    batch = x.shape[: spec.batch_rank]
+    return stacked.reshape(*batch, -1, stacked.shape[-2] * stacked.shape[-1])
+
+
+def _window(spec: WindowSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
+    lead = 2 if spec.fn == "dot" else 1
+    acc = spec.acc.numpy
+    out = writes[0].shape
+    total = np.full(out, canonical.identity("max", acc) if spec.fn == "max" else 0, acc)
+    count = np.zeros(out, acc)
+    exact = acc.kind in "iu" or mode == "emulate"
+    wide = acc if exact else np.dtype(np.float64)
+    total = total.astype(wide)
+    for at, taken, inside in _windows(reads[0], spec.spatial, params):
+        here = np.broadcast_to(inside[..., None], out)
+        x = taken.astype(wide)
+        if spec.fn == "max":
+            fresh = np.where((x > total) | (x != x), x, total)
+        elif spec.fn == "sum":
+            fresh = total + x
+        else:
+            weight = np.broadcast_to(reads[1][at].astype(wide), out)
+            fused = {"f": fma64 if wide == np.float64 else fma32}.get(wide.kind, lambda a, b, c: a * b + c)
+            fresh = fused(x, weight, total)
+        total = np.where(here, fresh, total)
+        count += here.astype(acc)
+    total = total.astype(acc)
+
+    def leaf(node: Expr) -> np.ndarray:
+        return (total, count)[node.value] if node.value < 2 else reads[lead + node.value - 2]
+
+    for target, result in zip(writes, evaluate(spec.epilogue, leaf, mode), strict=True):
+        target[...] = result
+
+
+def _attention(spec: AttentionSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
+    q, k, v = reads[:3]
+    acc = spec.acc.numpy
+    dots = _product(q, k.swapaxes(-1, -2), acc, mode)
+    lead = dots.ndim - 2
+
+    def leaf(node: Expr) -> np.ndarray:
+        if node.op == "index":
+            return position(node.value + lead, dots.shape)
+        return reads[node.value + 2] if node.value else dots
+
+    scores = np.broadcast_to(evaluate((spec.score,), leaf, mode)[0], dots.shape)
+    top = canonical.canonical_reduce("max", scores, -1)[..., None]
+    base = np.where(np.isneginf(top), np.zeros((), acc), top)
+    x = arg(0, dtypes.from_numpy(acc))
+    weights = _exp(scores - base, x, mode)
+    sums = canonical.canonical_sum(weights, -1)[..., None] if mode == "emulate" else weights.sum(-1, keepdims=True)
+    result = _product(weights, v, acc, mode) / sums
+    writes[0][...] = np.where(sums == 0, np.zeros((), acc), result)
+
+
+def _exp(x: np.ndarray, leaf: Expr, mode: Mode) -> np.ndarray:
+    return evaluate((Expr("exp", leaf.dtype, (leaf,)),), lambda node: x, mode)[0]
+
+
+def _move(spec: MoveSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
+    if spec.kind == "copy":
+        writes[0][...] = reads[0]
+    elif spec.kind == "take":
+        writes[0][...] = np.take(reads[0], reads[1].astype(np.int64), axis=1)
+    elif spec.kind == "take_elements":
+        writes[0][...] = np.take_along_axis(reads[0], reads[1].astype(np.int64), axis=1)
+    else:
+        np.put_along_axis(writes[0], reads[1].astype(np.int64), reads[0], axis=1)
+
+
+_RUN: Mapping[type, Callable[..., None]] = {
+    MapSpec: _map,
+    ReduceSpec: _reduce,
+    GemmSpec: _gemm,
+    WindowSpec: _window,
+    AttentionSpec: _attention,
+    MoveSpec: _move,
+}
+
