@@ -1,0 +1,133 @@
+"""ATen pooling and resampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler.expr import apply
+from compiler.frontends.aten.base import (
+    ROWS,
+    AtenBuilder,
+    aten,
+    pointwise,
+    reshape,
+    shape_of,
+    tensor_type,
+    transpose,
+    unsupported,
+)
+from compiler.ir import Value
+
+Ints = Sequence[int]
+
+
+def _per_axis(numbers: Ints | int, count: int) -> tuple[int, ...]:
+    numbers = (numbers,) if isinstance(numbers, int) else tuple(numbers)
+    return numbers * count if len(numbers) == 1 else numbers
+
+
+def _pool(b: AtenBuilder, x: Value, fn: str, spatial: int, kernel: Ints, stride: Ints, padding: Ints,
+          dilation: Ints, ceil_mode: bool, count_include_pad: bool = False) -> Value:  # fmt: skip
+    kernel = _per_axis(kernel, spatial)
+    strides = _per_axis(stride, spatial) if stride else kernel
+    pads = _per_axis(padding, spatial)
+    single = tensor_type(x).rank == spatial + 1
+    pooled = b.emit(
+        "pool",
+        reshape(b, x, [1, *shape_of(x)]) if single else x,
+        fn=fn,
+        kernel=kernel,
+        strides=strides,
+        dilations=_per_axis(dilation, spatial),
+        pads=pads + pads,
+        ceil_mode=bool(ceil_mode),
+        count_include_pad=bool(count_include_pad),
+    )
+    return reshape(b, pooled, shape_of(pooled)[1:]) if single else pooled
+
+
+def _max_pool(spatial: int):  # noqa: ANN202 - a row, see base.Row
+    def row(
+        b: AtenBuilder,
+        x: Value,
+        kernel: Ints,
+        stride: Ints = (),
+        padding: Ints = (0,),
+        dilation: Ints = (1,),
+        ceil_mode: bool = False,
+    ) -> tuple[Value | None, ...]:
+        return _pool(b, x, "max", spatial, kernel, stride, padding, dilation, ceil_mode), None
+
+    return row
+
+
+def _avg_pool(spatial: int):  # noqa: ANN202 - a row, see base.Row
+    def row(
+        b: AtenBuilder,
+        x: Value,
+        kernel: Ints,
+        stride: Ints = (),
+        padding: Ints = (0,),
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Value:
+        fn = "mean" if divisor_override is None else "sum"
+        pooled = _pool(b, x, fn, spatial, kernel, stride, padding, (1,), ceil_mode, count_include_pad)
+        return pooled if divisor_override is None else pointwise(b, (pooled,), lambda e: e / divisor_override)
+
+    return row
+
+
+for _spatial in (1, 2, 3):
+    ROWS[f"aten.max_pool{_spatial}d_with_indices.default"] = _max_pool(_spatial)
+    ROWS[f"aten.avg_pool{_spatial}d.default"] = _avg_pool(_spatial)
+
+
+@aten("aten._adaptive_avg_pool2d.default", "aten.adaptive_avg_pool1d.default", "aten._adaptive_avg_pool3d.default")
+def _adaptive_avg_pool(b: AtenBuilder, x: Value, sizes: Ints) -> Value:
+    """Means over nearly equal parts: a product with a constant matrix of weights along each axis."""
+    rank = tensor_type(x).rank
+    for i, size in enumerate(sizes):
+        axis = rank - len(sizes) + i
+        extent = shape_of(x)[axis]
+        if not isinstance(extent, int):
+            raise unsupported(b, f"adaptive pooling of a symbolic size {extent} to {size}; fix that dim")
+        if extent != size:
+            last = [*(a for a in range(rank) if a != axis), axis]
+            matrix = b.constant(_averaging(extent, size).astype(b.dtype.numpy), "averaging")
+            mixed = b.emit("matmul", transpose(b, x, last), matrix)
+            x = transpose(b, mixed, [int(a) for a in np.argsort(last)])
+    return x
+
+
+def _averaging(extent: int, parts: int) -> np.ndarray:
+    # Part i covers floor(i * extent / parts) up to ceil((i + 1) * extent / parts), as torch defines it.
+    matrix = np.zeros((extent, parts))
+    for i in range(parts):
+        start, end = i * extent // parts, -(-(i + 1) * extent // parts)
+        matrix[start:end, i] = 1 / (end - start)
+    return matrix
+
+
+@aten("aten.adaptive_max_pool2d.default")
+def _adaptive_max_pool(b: AtenBuilder, x: Value, sizes: Ints) -> tuple[Value | None, ...]:
+    extents = shape_of(x)[-len(sizes) :]
+    if not all(isinstance(n, int) and n % size == 0 for n, size in zip(extents, sizes, strict=True)):
+        raise unsupported(b, f"adaptive max pooling of {list(extents)} to {list(sizes)}: the parts are not equal")
+    kernel = [int(n) // size for n, size in zip(extents, sizes, strict=True)]  # type: ignore[arg-type]
+    return _pool(b, x, "max", len(sizes), kernel, (), (0,), (1,), False), None
+
+
+@aten("aten.glu.default")
+def _glu(b: AtenBuilder, x: Value, axis: int = -1) -> Value:
+    shape = shape_of(x)
+    axis = axis % len(shape)
+    half = shape[axis] // 2
+    starts = [[half * part if a == axis else 0 for a in range(len(shape))] for part in (0, 1)]
+    sizes = tuple(half if a == axis else size for a, size in enumerate(shape))
+    steps = (1,) * len(shape)
+    kept, gate = (b.emit("slice", x, starts=tuple(start), sizes=sizes, steps=steps) for start in starts)
+    return pointwise(b, (kept, gate), lambda e, g: e * apply("sigmoid", g))

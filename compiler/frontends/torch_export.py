@@ -1,0 +1,128 @@
+"""From a module to an exported program in the form the ATen table covers. Imports torch inside its functions only."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from compiler.errors import ModelError, ShapeError
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+
+# ATen calls kept whole although torch would decompose them: there are ops for them.
+KEPT = (
+    "linear", "matmul", "scaled_dot_product_attention", "layer_norm", "rms_norm", "group_norm", "instance_norm",
+    "lstm", "gru", "rnn_tanh", "rnn_relu", "_grouped_mm", "addmm", "baddbmm", "_softmax", "_log_softmax", "glu",
+    "mish", "hardswish", "hardsigmoid", "linalg_vector_norm", "silu", "leaky_relu", "elu", "softplus", "hardtanh",
+    "triu", "tril", "stack", "diagonal", "pixel_shuffle", "channel_shuffle", "roll", "logsumexp", "eye", "std",
+    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
+    "replication_pad3d", "lerp", "repeat_interleave", "_prelu_kernel", "unbind", "split", "split_with_sizes",
+    "_adaptive_avg_pool3d", "adaptive_avg_pool1d", "var_mean", "floor_divide", "clamp_min", "clamp_max", "bucketize",
+)  # fmt: skip
+DROPPED_BATCH = 2  # an example size of 0 or 1 on a dynamic dim becomes this: torch.export takes 0 and 1 for constants
+
+
+def export(
+    model: torch.nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
+) -> ExportedProgram:
+    """`model` as an exported program of core ATen calls and the calls of KEPT, functional (no in-place writes).
+
+    `dynamic_shapes` as in torch.export, where a plain string also names a dim. Raises ShapeError where the model
+    does not allow a dim to vary, ModelError where torch.export cannot follow it.
+    """
+    import torch
+
+    if not isinstance(model, torch.export.ExportedProgram):
+        shapes = _named_dims(dynamic_shapes, {})
+        if shapes:
+            args, kwargs = _grown(model.forward, args, dict(kwargs), shapes)
+        try:
+            with torch.no_grad():
+                model = torch.export.export(model, args, dict(kwargs), dynamic_shapes=shapes)
+        except torch._dynamo.exc.UserError as error:
+            constraint = error.error_type == torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION
+            raise (ShapeError if constraint else ModelError)(f"torch.export refused the module: {error}") from error
+    with torch.no_grad():
+        return model.run_decompositions(_decompositions())
+
+
+def size_names(program: ExportedProgram) -> dict[Any, str]:
+    """The user's names of symbolic sizes, by sympy symbol; a size nobody named is not in it."""
+    names: dict[Any, str] = {}
+    for node in program.graph.nodes:
+        for size in getattr(node.meta.get("val"), "shape", ()):
+            if node.op != "placeholder" or isinstance(size, int):
+                continue
+            environment = size.node.shape_env
+            given = getattr(environment, "source_name_to_debug_name", {})
+            for symbol, sources in getattr(environment, "var_to_sources", {}).items():
+                for source in sources:
+                    name = given.get(source.name if isinstance(source.name, str) else source.name())
+                    if name and name.isidentifier():
+                        names[symbol] = name
+            return names
+    return names
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    import torch
+
+    table = torch.export.default_decompositions()
+    for operator in list(table):
+        namespace, _, name = operator.name().partition("::")
+        if namespace == "aten" and name.partition(".")[0] in KEPT:
+            table.pop(operator)
+    return table
+
+
+def _named_dims(shapes: Any, dims: dict[str, Any]) -> Any:
+    """`dynamic_shapes` with strings replaced by torch.export.Dim, one Dim a name."""
+    import torch
+
+    if isinstance(shapes, str):
+        return dims.setdefault(shapes, torch.export.Dim(shapes))
+    if isinstance(shapes, Mapping):
+        return {key: _named_dims(item, dims) for key, item in shapes.items()}
+    if isinstance(shapes, (list, tuple)):
+        return type(shapes)(_named_dims(item, dims) for item in shapes)
+    return shapes
+
+
+def _grown(
+    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs whose dynamic dims are all at least 2, so that torch.export does not take them for constants."""
+    if isinstance(shapes, Mapping):
+        bound = inspect.signature(forward).bind(*args, **kwargs).arguments
+        named = {key: shapes.get(key) for key in bound}
+        positional = list(bound)[: len(args)]
+        if len(positional) == len(args):
+            grown = [_grow(bound[key], named[key]) for key in positional]
+            return tuple(grown), {key: _grow(value, shapes.get(key)) for key, value in kwargs.items()}
+        return args, kwargs
+    if isinstance(shapes, Sequence):
+        return tuple(_grow(value, shape) for value, shape in zip(args, shapes, strict=False)), kwargs
+    return args, kwargs
+
+
+def _grow(example: Any, shape: Any) -> Any:
+    import torch
+
+    if shape is None:
+        return example
+    if isinstance(example, torch.Tensor):
+        axes = shape.items() if isinstance(shape, Mapping) else enumerate(shape)
+        for axis, dim in axes:
+            if dim is not None and not isinstance(dim, int) and example.shape[axis] < DROPPED_BATCH:
+                wider = list(example.shape)
+                wider[axis] = DROPPED_BATCH
+                example = example.expand(wider).clone() if example.shape[axis] else example.new_zeros(wider)
+        return example
+    if isinstance(example, (list, tuple)) and isinstance(shape, (list, tuple)):
+        return type(example)(_grow(e, s) for e, s in zip(example, shape, strict=False))
+    if isinstance(example, Mapping) and isinstance(shape, Mapping):
+        return {key: _grow(value, shape.get(key)) for key, value in example.items()}
+    return example
