@@ -77,10 +77,9 @@ def _build_loop(b: Builder, node: OnnxNode) -> Sequence[Value]:
             f"{len(body.declared)} inputs and {body.outputs} outputs; expected 2 more inputs than carried values, and "
             "1 more output than the loop"
         )
-    condition = node.input(1)
     types = [
         TensorType(dtypes.int64, ()),
-        condition.type if condition is not None else TensorType(dtypes.boolean, ()),
+        TensorType(dtypes.boolean, ()),
         *(node.required(i).type for i in range(2, 2 + carried)),
     ]
     graph = stable_body(b, body, types, {2 + i: 1 + i for i in range(carried)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -73,14 +73,14 @@ def has_reference(op_type: str, domain: str, version: int) -> bool:
     from onnx.reference.ops import aionnx_preview_training, aionnxml, load_op
 
     loaders = {
-        "": load_op,
+        "": partial(load_op, evaluator_cls=reference.ReferenceEvaluator),
         "ai.onnx.ml": aionnxml.load_op,
         "ai.onnx.preview.training": aionnx_preview_training.load_op,
     }
     if domain not in loaders:
         return False
     try:
-        loaders[domain](domain, op_type, version, evaluator_cls=reference.ReferenceEvaluator)
+        loaders[domain](domain, op_type, version)
     except (NotImplementedError, RuntimeError, ValueError):
         return False
     return True
