@@ -1,1 +1,26 @@
+"""The matrix units, best first, and the choice among them."""
 
+from __future__ import annotations
+
+from backends.native.target import Target
+from backends.native.units import avx2, avx512, generic
+from backends.native.units.base import Grid, MatrixUnit
+from compiler.dtypes import DType
+from compiler.errors import DtypeError
+
+__all__ = ["ORDERED", "Grid", "MatrixUnit", "select"]
+
+ORDERED: tuple[MatrixUnit, ...] = avx512.UNITS + avx2.UNITS
+
+
+def select(target: Target, a: DType, b: DType, acc: DType) -> tuple[MatrixUnit, str]:
+    """The first unit that multiplies a by b into acc and runs on `target`, and why none before it ('' if it is the
+    first for these types). Raises DtypeError where no unit knows the types."""
+    lacking: list[str] = []
+    for unit in (*ORDERED, *generic.units(target.vector)):
+        if (unit.a, unit.b, unit.acc) == (a, b, acc):
+            missing = unit.missing(target)
+            if not missing:
+                return unit, "; ".join(lacking)
+            lacking.append(f"{unit.isa} needs {missing}")
+    raise DtypeError(f"no matrix unit multiplies {a} by {b} into {acc}; cast both to float32 or float64")

@@ -1,0 +1,111 @@
+"""How a product is cut: K blocks by cache size, items (tiles of C) by thread count. A pure function of numbers.
+
+An *item* is what one pass of the macro-kernel computes: some rows and columns of one matrix of the batch. A chunk,
+the executor's unit of claiming, is a run of items. Results do not depend on any of it (design rule 7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from backends.native.target import Target
+from backends.native.units import Grid, MatrixUnit
+
+GIGAHERTZ = 3.0  # only to tell small products from large ones
+CHUNK_NS = 2500.0  # below this a chunk costs more in claiming and cache traffic than a second thread gains
+CHUNKS_PER_THREAD = 4
+ITEM_CYCLES = 150.0
+PACK_CYCLES = 0.25  # per packed element
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """Rows and columns of an item, K block, items a chunk, and whether the call packs each B panel first."""
+
+    item_rows: int
+    item_columns: int
+    depth: int
+    items_per_chunk: int
+    pack_b: bool
+
+    def items(self, m: int, n: int, batch: int) -> int:
+        """Number of items."""
+        return batch * -(-m // self.item_rows) * -(-n // self.item_columns)
+
+
+@dataclass(frozen=True)
+class Product:
+    """What blocking has to know about a call. `fresh_b`: B comes unpacked; `unit_b`: with unit stride along N;
+    `gathers`: A rows are copied into scratch first."""
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    fresh_b: bool
+    unit_b: bool
+    gathers: bool
+
+
+@lru_cache(maxsize=1024)
+def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, threads: int) -> Blocking:
+    """The cut for one product on `threads` threads."""
+    mr, nr = grid.rows * unit.m, grid.columns * unit.n
+    batch, m, n, k = product.batch, max(product.m, 1), max(product.n, 1), max(product.k, 1)
+    # Packing a panel pays once it is read often; in place, only whole panels with neighbours side by side will do.
+    pack_b = product.fresh_b and (not product.unit_b or m > 4 * mr)
+    columns_ns = k * -(-n // nr) * nr / (unit.n * unit.k * 2 * GIGAHERTZ)  # one row of A against all of B
+    total_ns = batch * -(-m // unit.m) * columns_ns
+    chunks = min(int(total_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD) if threads > 1 else 1
+
+    most_rows = _most_rows(unit, product, target, mr)
+    splits = [(1, 1)]
+    if threads > 1 and batch < chunks:
+        wanted = -(-chunks // batch)
+        splits = [(r, c) for r in range(1, wanted + 1) for c in range(1, wanted // r + 1)]
+    best = (float("inf"), 0, 0)
+    for rows, columns in splits:
+        item_rows = min(_share(m, rows, mr), most_rows)
+        item_columns = _share(n, columns, nr)
+        best = min(best, (_makespan(unit, product, threads, item_rows, item_columns, nr), item_rows, item_columns))
+    item_rows, item_columns = best[1], best[2]
+    items = batch * -(-m // item_rows) * -(-n // item_columns)
+    per_chunk = -(-items // max(1, min(chunks, items)))
+    return Blocking(item_rows, item_columns, _depth(unit, product, target, nr), per_chunk, pack_b)
+
+
+def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
+    """The K block: all of K while a B panel stays in L2 beside the stream of A, else K in equal parts."""
+    most = max(unit.k, int(0.6 * target.l2) // (nr * unit.b.bytes))
+    if product.gathers or product.k <= most:
+        return max(product.k, 1)
+    blocks = -(-product.k // most)
+    return -(-product.k // (blocks * unit.k)) * unit.k
+
+
+def _most_rows(unit: MatrixUnit, product: Product, target: Target, mr: int) -> int:
+    """Rows of A that one item walks for every panel of B: what the last-level cache holds well; gathered rows should
+    stay in L2."""
+    held = max(target.l2 // 2, 1) if product.gathers else max(target.l3 // 4, target.l2)
+    rows = held // max(product.k * unit.a.bytes, 1)
+    return max(rows // mr * mr, 16 * mr)
+
+
+def _share(extent: int, parts: int, multiple: int) -> int:
+    """One of `parts` equal shares, rounded up to whole panels."""
+    panels = -(-extent // multiple)
+    return -(-panels // parts) * multiple
+
+
+def _makespan(unit: MatrixUnit, product: Product, threads: int, item_rows: int, item_columns: int, nr: int) -> float:
+    """Cycles until the last thread is done, items being claimed one by one."""
+    rows, columns = min(item_rows, max(product.m, 1)), min(item_columns, max(product.n, 1))
+    macs = rows * -(-columns // nr) * nr * max(product.k, 1)
+    cycles = macs / (2 * unit.m * unit.n * unit.k) + ITEM_CYCLES
+    if product.gathers:
+        cycles += PACK_CYCLES * rows * product.k
+    if product.fresh_b:
+        cycles += PACK_CYCLES * columns * product.k
+    items = product.batch * -(-max(product.m, 1) // item_rows) * -(-max(product.n, 1) // item_columns)
+    return cycles * -(-items // threads)

@@ -1,0 +1,117 @@
+"""GEMM epilogues: expressions over accumulators and operands, straight from registers or row by row from a tile.
+
+Short expressions are emitted into the micro-kernel and read its accumulators where they are. Long ones would be
+repeated for every accumulator, so there the micro-kernel leaves a tile in scratch (it stays in L1) and one function
+walks it; tail columns always go that way, with masked loads and stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from backends.native.access import Operand, cost
+from backends.native.emitter import ExprEmitter
+from backends.native.frame import FRAME, Frame, Member, move
+from backends.native.kernel import I64, POINTER
+from backends.native.loops import counted_loop
+from backends.native.vectors import load_vector, tail_mask
+from compiler.dtypes import DType
+from compiler.expr import Expr, arg
+from compiler.kernels import GENERAL, GemmSpec
+
+DIRECT_COST = 6  # instructions an accumulator may take in the micro-kernel
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What becomes of the accumulators: `outputs` over arg 0 (type `acc`) and the operands, in vectors of `lanes`."""
+
+    outputs: tuple[Expr, ...]
+    acc: DType
+    inputs: tuple[Member, ...]
+    stores: tuple[Member, ...]
+    lanes: int
+
+    @staticmethod
+    def of(spec: GemmSpec, lanes: int) -> Epilogue:
+        """The epilogue of a spec; none at all means the plain product."""
+        outputs = spec.epilogue or (arg(0, spec.acc),)
+        inputs = tuple(map(Member, spec.epilogue_inputs, spec.epilogue_classes))
+        stores = tuple(map(Member, (e.dtype for e in outputs), spec.out_classes))
+        return Epilogue(outputs, spec.acc, inputs, stores, lanes)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Operands, then outputs: the order they have in a frame."""
+        return self.inputs + self.stores
+
+    @property
+    def direct(self) -> bool:
+        """Whether it is short enough for the micro-kernel."""
+        return cost(self.outputs) <= DIRECT_COST and all(m.stride_class != GENERAL for m in self.members)
+
+    def apply(
+        self,
+        builder: ir.IRBuilder,
+        acc: ir.Value,
+        row: Sequence[tuple[Operand, ir.Value]],
+        column: ir.Value,
+        mask: ir.Value | None,
+    ) -> None:
+        """Compute and store `lanes` columns from `column` on. `row` has each member with its row's byte offset."""
+
+        def leaf(node: Expr) -> ir.Value:
+            if node.value == 0:
+                return acc
+            operand, offset = row[node.value - 1]
+            return operand.load(builder, offset, column, self.lanes, mask)
+
+        emitter = ExprEmitter(builder, self.lanes, leaf)
+        # Every value before any store: an output may lie where an operand is read.
+        values = [emitter.emit(expr) for expr in self.outputs]
+        for value, (operand, offset) in zip(values, row[len(self.inputs) :], strict=True):
+            operand.store(builder, value, offset, column, mask)
+
+    def row(self, frame: Frame, m: ir.Value) -> list[tuple[Operand, ir.Value]]:
+        """Every member with the byte offset of row `m`."""
+        found = []
+        for number, member in enumerate(self.members):
+            operand, stride = frame.operand(number, member)
+            found.append((operand, frame.builder.mul(m, stride)))
+        return found
+
+    def define(self, module: ir.Module, name: str) -> ir.Function:
+        """void name(frame, tile, tile row bytes, rows, columns, m, n): the epilogue of a tile whose first element is
+        (m, n) of C."""
+        kind = ir.FunctionType(ir.VoidType(), [FRAME, POINTER, I64, I64, I64, I64, I64])
+        function = ir.Function(module, kind, name)
+        function.linkage = "internal"
+        function.attributes.add("nounwind")
+        words, tile, tile_row, rows, columns, m, n = function.args
+        builder = ir.IRBuilder(function.append_basic_block("entry"))
+        frame = Frame(builder, words)
+        full = builder.and_(columns, I64(-self.lanes))
+        rest = builder.sub(columns, full)
+        mask = tail_mask(builder, rest, self.lanes)
+
+        def one_row(r: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            row = self.row(frame, builder.add(m, r))
+            start = move(builder, tile, builder.mul(r, tile_row))
+
+            def vector(c: ir.Value, lanes_on: ir.Value | None) -> list[ir.Value]:
+                address = move(builder, start, builder.mul(c, I64(self.acc.bytes)))
+                acc = load_vector(builder, address, self.acc, self.lanes)
+                self.apply(builder, acc, row, builder.add(n, c), lanes_on)
+                return []
+
+            counted_loop(builder, I64(0), full, I64(self.lanes), [], lambda c, _: vector(c, None))
+            with builder.if_then(builder.icmp_signed(">", rest, I64(0))):
+                vector(full, mask)
+            return []
+
+        counted_loop(builder, I64(0), rows, I64(1), [], one_row)
+        builder.ret_void()
+        return function

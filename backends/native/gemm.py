@@ -1,0 +1,170 @@
+"""Code generation for GemmSpec: the choice of unit and grid, argument blocks, packed weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+from llvmlite import ir
+
+from backends.native.blocking import Blocking, Product, blocking
+from backends.native.gather import window_words
+from backends.native.gemv import CHAINS, GEMV_ROWS
+from backends.native.kernel import Arguments
+from backends.native.macrokernel import HEADER, MacroKernel, Shape
+from backends.native.pack import pack_panels
+from backends.native.target import Target
+from backends.native.units import MatrixUnit
+from backends.native.units import select as select_unit
+from compiler.dims import Size
+from compiler.kernels import GemmSpec, KernelCall, View
+
+CACHE_LINE = 64
+
+
+@dataclass(frozen=True)
+class GemmKernel:
+    """The NativeKernel of a GemmSpec: one unit, one shape of code, any extents."""
+
+    spec: GemmSpec
+    matrix_unit: MatrixUnit
+    shape: Shape
+    target: Target
+    reason: str
+
+    @property
+    def unit(self) -> str:
+        """For the ledger."""
+        return self.matrix_unit.name
+
+    @property
+    def width(self) -> int:
+        """Columns of a B panel."""
+        return self.matrix_unit.panels(self.shape.grid)[1][0]
+
+    @property
+    def name(self) -> str:
+        """gemm_<a>_<b>_<acc>_<isa>_<grid>_<what else shapes the code>."""
+        spec, unit = self.spec, self.matrix_unit
+        rest = hashlib.sha256(f"{spec!r} {self.shape!r} {unit!r}".encode()).hexdigest()[:10]
+        grid = f"{self.shape.grid.rows * unit.m}x{self.width}"
+        return f"gemm_{spec.a}_{spec.b}_{spec.acc}_{unit.isa}_{grid}_{rest}"
+
+    def emit(self, module: ir.Module) -> None:
+        """Define the kernel and its helpers."""
+        MacroKernel(module, self.name, self.spec, self.matrix_unit, self.shape).emit()
+
+    def packed_reads(self, call: KernelCall) -> tuple[int, ...]:
+        """B, where it is a weight."""
+        return (1,) if self.spec.constant_b else ()
+
+    def pack(self, call: KernelCall, read: int, array: np.ndarray) -> np.ndarray:
+        """B [.., K, N] as [.., N/W, K/D, W, D]; batch axes along which it repeats are kept once."""
+        kept = tuple(
+            slice(0, 1) if call.reads[read].strides[i] == 0 else slice(None) for i in range(self.spec.batch_rank)
+        )
+        width, depth = self.matrix_unit.panels(self.shape.grid)[1]
+        return pack_panels(np.swapaxes(array[kept], -1, -2), width, depth)
+
+    def pack_key(self, call: KernelCall, read: int) -> str:
+        """The panel layout."""
+        width, depth = self.matrix_unit.panels(self.shape.grid)[1]
+        return f"panels_{self.spec.b}_{width}x{depth}"
+
+    def arguments(self, call: KernelCall, size: Callable[[Size], int], threads: int) -> Arguments:
+        """See MacroKernel for the order of the words."""
+        spec, unit = self.spec, self.matrix_unit
+        a, b, *inputs = call.reads
+        batch = [size(extent) for extent in call.writes[0].shape[: spec.batch_rank]]
+        m, n = (size(extent) for extent in call.writes[0].shape[-2:])
+        k = size(b.shape[-2])
+        product = Product(prod(batch), m, n, k, not spec.constant_b, spec.b_axis == "row", bool(spec.window))
+        cut = blocking(unit, self.shape.grid, product, self.target, threads)
+        items = cut.items(m, n, prod(batch))
+        tile, packed_b, gathered = self._scratch(cut, k)
+        header = {
+            "items": items, "items_per_chunk": cut.items_per_chunk,
+            "m_items": -(-m // cut.item_rows), "n_items": -(-n // cut.item_columns),
+            "item_rows": cut.item_rows, "item_columns": cut.item_columns, "m": m, "n": n, "k": k,
+            "depth": cut.depth, "pack_b": int(cut.pack_b), "b_offset": tile, "a_offset": tile + packed_b,
+            "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0,
+        }  # fmt: skip
+        words: list[int | View] = [header[field] for field in HEADER]
+        words += window_words(call, size)
+        if spec.window:
+            words += [a, k * spec.a.bytes, spec.a.bytes]
+        else:
+            words += [a, *_bytes(a, (-2, -1), size)]
+        words += [b] if spec.constant_b else [b, *_bytes(b, (-2, -1), size)]
+        members = [*inputs, *call.writes]
+        for view in members:
+            words += [view, size(view.strides[-2]) * view.dtype.bytes, size(view.strides[-1])]
+        b_batch = self._packed_strides(call, size) if spec.constant_b else _bytes(b, range(spec.batch_rank), size)
+        a_batch = _bytes(a, range(spec.batch_rank), size)
+        for axis, extent in enumerate(batch):
+            words += [extent, a_batch[axis], b_batch[axis]]
+            words += [size(view.strides[axis]) * view.dtype.bytes for view in members]
+        chunks = max(1, -(-items // cut.items_per_chunk))
+        return Arguments(tuple(words), chunks, tile + packed_b + gathered)
+
+    def _scratch(self, cut: Blocking, k: int) -> tuple[int, int, int]:
+        """Bytes for tiles, for a packed panel of fresh B, for gathered rows of A."""
+        unit, grid = self.matrix_unit, self.shape.grid
+        rows = max(grid.rows * unit.m, cut.item_rows if cut.depth < k else 0)
+        columns = self.width * (-(-CHAINS // grid.columns))
+        tile = max(rows * self.width, GEMV_ROWS * columns) * unit.acc.bytes
+        packed_b = 0 if self.spec.constant_b else self.width * cut.depth * unit.b.bytes
+        gathered = cut.item_rows * k * unit.a.bytes if self.spec.window else 0
+        return _lines(tile), _lines(packed_b), _lines(gathered)
+
+    def _packed_strides(self, call: KernelCall, size: Callable[[Size], int]) -> list[int]:
+        """Batch strides of packed B, in bytes."""
+        view, (width, depth) = call.reads[1], self.matrix_unit.panels(self.shape.grid)[1]
+        k, n = (size(extent) for extent in view.shape[-2:])
+        step = -(-n // width) * width * -(-k // depth) * depth * self.spec.b.bytes
+        strides: list[int] = []
+        for axis in reversed(range(self.spec.batch_rank)):
+            repeats = view.strides[axis] == 0
+            strides.append(0 if repeats else step)
+            step *= 1 if repeats else size(view.shape[axis])
+        return strides[::-1]
+
+
+def select(call: KernelCall, target: Target) -> GemmKernel:
+    """The kernel for a GemmSpec call: the best unit for its types, a grid for its columns, micro-kernels for the row
+    counts its M needs (all of them where M is symbolic). Raises DtypeError for types no unit multiplies."""
+    spec = call.spec
+    assert isinstance(spec, GemmSpec)
+    unit, reason = select_unit(target, spec.a, spec.b, spec.acc)
+    m, n = call.writes[0].shape[-2:]
+    grid = unit.grid(n)
+    width = grid.columns * unit.n
+    narrow = -(-(n % width) // unit.n) if isinstance(n, int) and n % width else grid.columns
+    shape = Shape(grid, _row_counts(unit, grid.rows, m), narrow, small=not isinstance(m, int) or m <= GEMV_ROWS)
+    return GemmKernel(_shared(spec), unit, shape, target, reason)
+
+
+def _row_counts(unit: MatrixUnit, rows: int, m: Size) -> tuple[int, ...]:
+    """Row counts of the micro-kernels for M rows: the grid's, then powers of two for what is left."""
+    counts = [rows * unit.m >> shift for shift in range(rows.bit_length()) if rows >> shift]
+    if not isinstance(m, int) or m == 0:
+        return tuple(counts)
+    return tuple(count for count in counts if (m >= count if count == counts[0] else m & count))
+
+
+def _shared(spec: GemmSpec) -> GemmSpec:
+    """The spec without what does not shape this kernel's code, so that more calls share it: A is read through
+    strides whatever its layout, and a packed B has forgotten its own."""
+    b_axis = "row" if spec.constant_b else spec.b_axis
+    return replace(spec, a_axis="general", b_axis=b_axis)
+
+
+def _bytes(view: View, axes: tuple[int, ...] | range, size: Callable[[Size], int]) -> list[int]:
+    return [size(view.strides[axis]) * view.dtype.bytes for axis in axes]
+
+
+def _lines(count: int) -> int:
+    return -(-count // CACHE_LINE) * CACHE_LINE

@@ -1,0 +1,189 @@
+"""The micro-kernel: one grid of accumulators over one K block, generated from a unit.
+
+A is read where it lies, through a row stride and a K stride, B from panels of the unit's width (packed, or rows of a
+row-major B). With more than one panel side by side (small M) the grid is as many panels wide, to have enough
+independent chains. The loop is not unrolled: a k-step is a dozen cycles of multiply-adds, and its overhead hides in
+the spare issue slots (measured: no gain from unrolling).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from backends.native.epilogue import Epilogue
+from backends.native.frame import FRAME, Frame, move
+from backends.native.kernel import I32, I64, POINTER
+from backends.native.loops import counted_loop, when
+from backends.native.units import MatrixUnit
+from backends.native.vectors import I1, intrinsic
+
+MICROKERNEL_TYPE = ir.FunctionType(ir.VoidType(), [FRAME, POINTER, POINTER, I64, POINTER, I1, I1, POINTER, I64, I64])
+
+
+@dataclass(frozen=True)
+class MicroKernel:
+    """A grid of `rows` mma rows and `columns` mma columns in each of `panels` neighbouring B panels, `width` elements
+    wide each. `fresh`: B's K stride comes from the frame, and nothing is prefetched."""
+
+    unit: MatrixUnit
+    epilogue: Epilogue
+    rows: int
+    columns: int
+    panels: int
+    width: int
+    fresh: bool
+
+    @property
+    def name(self) -> str:
+        """Unique among the micro-kernels of one kernel."""
+        return f"{self.rows * self.unit.m}x{self.columns * self.unit.n}x{self.panels}"
+
+    @property
+    def tile_row(self) -> int:
+        """Bytes from row to row of the tile it leaves."""
+        return self.panels * self.width * self.unit.acc.bytes
+
+    @property
+    def direct(self) -> bool:
+        """Whether it can finish whole tiles itself."""
+        return self.epilogue.direct and self.columns * self.unit.n == self.width
+
+    def define(self, module: ir.Module, name: str) -> ir.Function:
+        """void name(frame, a, b, depth, tile, resume, finish, prefetch, m, n).
+
+        Multiplies rows at `a` with panels at `b` over `depth`, from zero or (`resume`) from the tile's contents; then
+        leaves the tile, or with `finish` (only if `direct`) applies the epilogue for the element (m, n) of C on.
+        """
+        function = ir.Function(module, MICROKERNEL_TYPE, name)
+        function.linkage = "internal"
+        function.attributes.add("nounwind")
+        builder = ir.IRBuilder(function.append_basic_block("entry"))
+        words, a, b, depth, tile, resume, finish, prefetch, m, n = function.args
+        frame = Frame(builder, words)
+        accs = self._start(builder, tile, resume)
+        accs = self._multiply(builder, frame, accs, a, b, depth, prefetch)
+        if self.direct:
+            with builder.if_else(finish) as (done, left):
+                with done:
+                    self._finish(builder, frame, accs, m, n)
+                with left:
+                    self._leave_tile(builder, accs, tile)
+        else:
+            self._leave_tile(builder, accs, tile)
+        builder.ret_void()
+        return function
+
+    def _cells(self) -> list[tuple[int, int]]:
+        """(row, column) of every accumulator, in order."""
+        return [(i, j) for i in range(self.rows) for j in range(self.panels * self.columns)]
+
+    def _tile_offset(self, i: int, j: int) -> int:
+        panel, column = divmod(j, self.columns)
+        element = panel * self.width + column * self.unit.n
+        return i * self.unit.m * self.tile_row + element * self.unit.acc.bytes
+
+    def _start(self, builder: ir.IRBuilder, tile: ir.Value, resume: ir.Value) -> list[ir.Value | int]:
+        cells = list(enumerate(self._cells()))
+        unit = self.unit
+
+        def stored() -> list[ir.Value | int]:
+            return [unit.resume(builder, c, move(builder, tile, I64(self._tile_offset(i, j))), self.tile_row)
+                    for c, (i, j) in cells]  # fmt: skip
+
+        def cleared() -> list[ir.Value | int]:
+            return [unit.zero(builder, c) for c, _ in cells]
+
+        if unit.acc_type is not None:
+            return list(when(builder, resume, stored, cleared))
+        with builder.if_else(resume) as (yes, no):
+            with yes:
+                numbers = stored()
+            with no:
+                cleared()
+        return numbers
+
+    def _multiply(
+        self,
+        builder: ir.IRBuilder,
+        frame: Frame,
+        accs: list[ir.Value | int],
+        a: ir.Value,
+        b: ir.Value,
+        depth: ir.Value,
+        prefetch: ir.Value,
+    ) -> list[ir.Value | int]:
+        unit, wide = self.unit, self.panels * self.columns
+        row_stride, k_stride = frame.get("a_row"), frame.get("a_k")
+        rows = [move(builder, a, builder.mul(row_stride, I64(i * unit.m))) for i in range(self.rows)]
+        k_bytes = self.width * unit.k * unit.b.bytes
+        b_step = frame.get("b_k") if self.fresh else I64(k_bytes)
+        panels = [builder.mul(frame.get("b_panel"), I64(p)) for p in range(self.panels)]
+        streams = [] if self.fresh else [prefetch]
+        prefetch_step = frame.get("prefetch_step")
+        registers = accs if unit.acc_type is not None else []
+
+        def step(_: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            position, panel, *rest = carried
+            stream, current = rest[: len(streams)], rest[len(streams) :] or accs
+            columns = []
+            for j in range(wide):
+                p, column = divmod(j, self.columns)
+                base = move(builder, panel, panels[p])
+                columns.append(unit.load_b(builder, move(builder, base, I64(column * unit.n * unit.k * unit.b.bytes))))
+            for pointer in stream:
+                prefetch_line(builder, pointer)
+            after = []
+            for i in range(self.rows):
+                element = unit.load_a(builder, move(builder, rows[i], position), row_stride)
+                after += [unit.mma(builder, current[i * wide + j], element, columns[j]) for j in range(wide)]
+            moved = [builder.add(position, k_stride), move(builder, panel, b_step)]
+            moved += [move(builder, pointer, prefetch_step) for pointer in stream]
+            return moved + (after if registers else [])
+
+        state = counted_loop(builder, I64(0), depth, I64(unit.k), [I64(0), b, *streams, *registers], step)
+        return list(state[2 + len(streams) :]) if registers else accs
+
+    def _finish(
+        self, builder: ir.IRBuilder, frame: Frame, accs: list[ir.Value | int], m: ir.Value, n: ir.Value
+    ) -> None:
+        unit = self.unit
+        for i in range(self.rows):
+            for r in range(unit.m):
+                row = self.epilogue.row(frame, builder.add(m, I64(i * unit.m + r)))
+                for j in range(self.panels * self.columns):
+                    value = unit.row(builder, accs[i * self.panels * self.columns + j], r)
+                    self.epilogue.apply(builder, value, row, builder.add(n, I64(j * unit.n)), None)
+
+    def _leave_tile(self, builder: ir.IRBuilder, accs: list[ir.Value | int], tile: ir.Value) -> None:
+        unit = self.unit
+        for (i, j), acc in zip(self._cells(), accs, strict=True):
+            for r in range(unit.m):
+                address = move(builder, tile, I64(self._tile_offset(i, j) + r * self.tile_row))
+                value = unit.row(builder, acc, r)
+                builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=unit.acc.bytes)
+
+
+def prefetch_line(builder: ir.IRBuilder, pointer: ir.Value) -> None:
+    """Ask for the cache line at an i8*, into L2; harmless at any address."""
+    kind = ir.PointerType()
+    intrinsic(builder, "prefetch", ir.VoidType(), [pointer, I32(0), I32(2), I32(1)], [kind])
+
+
+def for_row_blocks(
+    builder: ir.IRBuilder, rows: ir.Value, counts: tuple[int, ...], body: Callable[[int, ir.Value], None]
+) -> None:
+    """Cover `rows` rows with blocks of the given sizes, descending powers of two: the largest as often as it fits,
+    each smaller one at most once."""
+
+    def largest(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        body(counts[0], i)
+        return []
+
+    counted_loop(builder, I64(0), builder.and_(rows, I64(-counts[0])), I64(counts[0]), [], largest)
+    for count in counts[1:]:
+        needed = builder.icmp_signed("!=", builder.and_(rows, I64(count)), I64(0))
+        with builder.if_then(needed):
+            body(count, builder.and_(rows, I64(-2 * count)))

@@ -1,0 +1,109 @@
+"""What every matrix unit tells the GEMM engine. One instance per instruction set and element type triple.
+
+One *mma* is acc[m, n] += a[m, k] @ b[k, n]. A *grid* is how many accumulators a micro-kernel keeps live. A unit's
+loads and products are all that differs between instruction sets: packing, blocking, loops, tails and epilogues are
+shared. Units whose accumulators are architectural tiles answer None for `acc_type` and use the accumulator numbers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from llvmlite import ir
+
+from backends.native.target import Target
+from compiler.dims import Size
+from compiler.dtypes import DType
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Accumulators kept live: `rows` x `columns` mma tiles."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class MatrixUnit(ABC):
+    """`isa` with the element types makes the unit's name; `requires` are LLVM features of `architecture` ('' is any).
+    `grids` are those worth using, widest first; all have the same number of rows."""
+
+    isa: str
+    architecture: str
+    requires: tuple[str, ...]
+    a: DType
+    b: DType
+    acc: DType
+    m: int
+    n: int
+    k: int
+    grids: tuple[Grid, ...]
+
+    @property
+    def name(self) -> str:
+        """The unit as the ledger shows it, for example vector_float32."""
+        return f"{self.isa}_{self.a}"
+
+    def missing(self, target: Target) -> str:
+        """What `target` lacks to run this unit, '' if nothing."""
+        if self.architecture not in ("", target.architecture):
+            return f"the architecture {self.architecture}"
+        return ", ".join(feature for feature in self.requires if not target.has(feature))
+
+    def grid(self, n: Size) -> Grid:
+        """The grid for products of `n` columns: the widest whose panels fit exactly, else the widest that is not
+        mostly padding; without a number the second widest, which wastes less on tails."""
+        if not isinstance(n, int):
+            return self.grids[min(1, len(self.grids) - 1)]
+        tiles = -(-n // self.n)
+        exact = [grid for grid in self.grids if grid.columns > 1 and tiles % grid.columns == 0]
+        fitting = exact or [grid for grid in self.grids if grid.columns <= max(tiles, 1)] or [self.grids[-1]]
+        return fitting[0]
+
+    def panels(self, grid: Grid) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(W, D) of the A and the B panels: [X, K] is packed as [X/W, K/D, W, D], zero padded."""
+        return (grid.rows * self.m, self.k), (grid.columns * self.n, self.k)
+
+    @property
+    @abstractmethod
+    def acc_type(self) -> ir.Type | None:
+        """The LLVM type of an accumulator; None where accumulators are numbered tiles."""
+
+    @abstractmethod
+    def enter(self, builder: ir.IRBuilder) -> None:
+        """Switch the unit on, once per macro-kernel call."""
+
+    @abstractmethod
+    def leave(self, builder: ir.IRBuilder) -> None:
+        """Switch the unit off."""
+
+    @abstractmethod
+    def zero(self, builder: ir.IRBuilder, number: int) -> ir.Value | int:
+        """Accumulator `number`, cleared."""
+
+    @abstractmethod
+    def resume(self, builder: ir.IRBuilder, number: int, pointer: ir.Value, row_stride: int) -> ir.Value | int:
+        """Accumulator `number` as stored row by row (`row_stride` bytes apart) at the i8* `pointer`."""
+
+    @abstractmethod
+    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value) -> ir.Value | int:
+        """The a[m, k] operand at the i8* `pointer`, its rows `row_stride` bytes apart."""
+
+    @abstractmethod
+    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value | int:
+        """The b[k, n] operand at the i8* `pointer` into a panel."""
+
+    @abstractmethod
+    def mma(self, builder: ir.IRBuilder, acc: ir.Value | int, a: ir.Value | int, b: ir.Value | int) -> ir.Value | int:
+        """acc + a @ b."""
+
+    @abstractmethod
+    def row(self, builder: ir.IRBuilder, acc: ir.Value | int, row: int) -> ir.Value:
+        """Row `row` of an accumulator as a vector of n."""
+
+    @abstractmethod
+    def emulate(self, acc: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """What mma computes, in NumPy: acc [m, n], a [m, k], b [k, n]; bit for bit where the hardware defines it."""

@@ -1,0 +1,97 @@
+"""GEMM calls on arrays for tests: what a spec, views and packed weights make of A, B and epilogue operands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from backends.native import gemm
+from backends.native.target import Target, host
+from compiler import dtypes
+from compiler.dims import symbol
+from compiler.expr import Expr, arg
+from compiler.kernels import GemmSpec, KernelCall
+from tests.backends.native import harness
+
+
+def axis_of(array: np.ndarray) -> str:
+    """The matrix axis with unit stride."""
+    row, column = (stride == array.itemsize for stride in array.strides[-2:][::-1])
+    return "row" if row else "column" if column else "general"
+
+
+def spec_of(
+    a: np.ndarray,
+    b: np.ndarray,
+    operands: Sequence[np.ndarray],
+    outs: Sequence[np.ndarray],
+    epilogue: tuple[Expr, ...],
+    constant: bool,
+    window: int = 0,
+) -> GemmSpec:
+    """The spec of a product of arrays already broadcast to their batch axes."""
+    kind = dtypes.from_numpy(b.dtype)
+    return GemmSpec(
+        kind, kind, kind, b.ndim - 2, "general" if window else axis_of(a), axis_of(b), constant, epilogue,
+        tuple(dtypes.from_numpy(o.dtype) for o in operands), tuple(harness.stride_class(o) for o in operands),
+        tuple("general" if harness.stride_class(o) == "broadcast" else harness.stride_class(o) for o in outs), window,
+    )  # fmt: skip
+
+
+def multiply(
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    operands: Sequence[np.ndarray] = (),
+    epilogue: tuple[Expr, ...] = (),
+    constant: bool = False,
+    target: Target | None = None,
+    threads: int = 1,
+    symbolic: bool = False,
+    out_order: Sequence[int] | None = None,
+    window: int = 0,
+    params: Sequence[int] = (),
+    shape: Sequence[int] | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Run the product; every output lies between canaries that are checked. `symbolic`: select the kernel as if M and
+    N were not known."""
+    target = target or host()
+    batch = np.broadcast_shapes(a.shape[: b.ndim - 2], b.shape[:-2])
+    if not window:
+        a = np.broadcast_to(a, (*batch, *a.shape[-2:]))
+    b = np.broadcast_to(b, (*batch, *b.shape[-2:]))
+    shape = tuple(shape or (*batch, a.shape[-2], b.shape[-1]))
+    operands = [np.broadcast_to(o, shape) for o in operands]
+    kinds = [e.dtype.numpy for e in epilogue] or [b.dtype]
+    outs = [harness.guarded(shape, kind, out_order) for kind in kinds]
+    spec = spec_of(a, b, operands, [out for out, _ in outs], epilogue, constant, window)
+    arrays = [a, b, *operands, *(out for out, _ in outs)]
+    views = [harness.view_of(array, f"b{i}") for i, array in enumerate(arrays)]
+    reads, writes = tuple(views[: 2 + len(operands)]), tuple(views[2 + len(operands) :])
+    call = KernelCall(spec, reads, writes, tuple(params))
+    if symbolic:
+        unknown = (*shape[:-2], symbol("m"), symbol("n"))
+        asked = replace(call, writes=tuple(replace(view, shape=unknown) for view in writes))
+    kernel = _kernel(gemm.select(asked if symbolic else call, target))
+    for read in kernel.packed_reads(call):
+        arrays[read] = kernel.pack(call, read, arrays[read])
+    planned = kernel.arguments(call, int, threads)
+    memory = {view.buffer: array for view, array in zip(views, arrays, strict=True)}
+    assert harness.execute(kernel, target, planned, memory) == 0
+    for _, guards in outs:
+        harness.assert_guards(guards)
+    return tuple(out for out, _ in outs)
+
+
+@cache
+def _kernel(kernel: gemm.GemmKernel) -> gemm.GemmKernel:
+    # One object per kernel: the harness keeps compiled code by it.
+    return kernel
+
+
+def accumulator(kind: np.dtype) -> Expr:
+    """Argument 0 of an epilogue."""
+    return arg(0, dtypes.from_numpy(np.dtype(kind)))
