@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compiler.expr import Expr, apply, arg, kept, stat
+from compiler.expr import Expr, apply, arg, const, kept, select, stat, substitute
 from compiler.ir import Node, Value
 from compiler.passes.fuse_rules import Operands, epilogue_of, full_shape, places, rewire, shape_of
 from compiler.types import TensorType
@@ -38,8 +38,15 @@ def absorb(fusion: Fusion, i: int, node: Node) -> bool:
         if j != number and value is not None:
             replacements[j] = arg(extras.number(value) + 1, value.type.dtype)  # type: ignore[union-attr]
     (score,) = rewire((score,), replacements)
-    keys = _transposed_source(fusion, k)
     fusion.replace(product_at, None)
+    (q, q_scale), (k, k_scale) = _unscaled(fusion, q), _unscaled(fusion, k)
+    keys = _transposed_source(fusion, k)
+    if keys is not None:
+        keys, late_scale = _unscaled(fusion, keys)
+        k_scale *= late_scale
+    if q_scale * k_scale != 1.0:
+        dot = arg(0, score.dtype)
+        score = substitute(score, {dot: dot * (q_scale * k_scale)})
     if keys is None:
         keys = _insert_transpose(fusion, at, k, product)
     else:
@@ -63,8 +70,13 @@ def softmax_operand(node: Node) -> Expr | None:
     element, total = attrs["elements"][0], stat(1, operand.dtype)
     if stages[1].expr is not shifted:
         return None
-    forms = (apply("div", shifted, total), apply("div", kept(1, operand.dtype), total))
-    return operand if element in forms else None
+    for weight in (apply("div", shifted, total), apply("div", kept(1, operand.dtype), total)):
+        # "safe" softmax: a row without any weight is zero instead of NaN, which is what attention gives.
+        zero = const(0.0, operand.dtype)
+        safe = select(apply("ne", weight, weight), zero, weight)
+        if element in (weight, safe):
+            return operand
+    return None
 
 
 def _product(fusion: Fusion, at: int, softmax: Node) -> tuple[int, int, Node] | None:
@@ -77,6 +89,22 @@ def _product(fusion: Fusion, at: int, softmax: Node) -> tuple[int, int, Node] | 
         if fusion.only_read_by(value, at) and len(found[1].outputs) == 1:
             return number, found[0], found[1]
     return None
+
+
+def _unscaled(fusion: Fusion, value: Value) -> tuple[Value, float]:
+    """`value` without a multiplication by a constant that only it needs, and the constant: scores can be scaled instead of
+    queries and keys."""
+    found = fusion.producer(value)
+    if found is None or found[1].op != "map" or len(found[1].inputs) != 1 or fusion.readers.get(value.name):
+        return value, 1.0
+    (expr,) = found[1].attrs["outputs"]
+    source = found[1].inputs[0]
+    if expr.op != "mul" or {a.op for a in expr.args} != {"arg", "const"} or value.name in fusion.results:
+        return value, 1.0
+    if source is None or shape_of(source) != shape_of(value):
+        return value, 1.0
+    fusion.replace(found[0], None)
+    return source, next(a.value for a in expr.args if a.op == "const")
 
 
 def _transposed_source(fusion: Fusion, k: Value) -> Value | None:
