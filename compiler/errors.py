@@ -25,3 +25,7 @@ class ModelError(SansuanError, ValueError):
 
 class TargetError(SansuanError, RuntimeError):
     """Code was asked for that this machine cannot run."""
+
+
+class IndexOutOfRange(SansuanError, IndexError):
+    """A model computed an index outside the tensor it indexes."""

@@ -1,4 +1,4 @@
-"""IR modules to machine code in this process."""
+"""IR modules to machine code: object files that can be kept, and engines that load them into this process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from backends.native.target import Target
+from compiler.errors import TargetError
+
+PASSES = 1  # LLVM's pipeline speed level for kernels, which are written in vectors already
 
 
 @lru_cache(maxsize=1)
@@ -24,24 +27,56 @@ def target_machine(target: Target, opt: int = 2) -> llvm.TargetMachine:
     )
 
 
+@lru_cache(maxsize=8)
+def _machine(target: Target) -> llvm.TargetMachine:
+    return target_machine(target)
+
+
+def optimized(module: ir.Module, target: Target, passes: int = PASSES) -> llvm.ModuleRef:
+    """`module` verified and run through LLVM's pipeline of that speed level (0 skips it)."""
+    machine = _machine(target)
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    if passes:
+        options = llvm.create_pipeline_tuning_options(speed_level=passes)
+        builder = llvm.create_pass_builder(machine, options)
+        builder.getModulePassManager().run(parsed, builder)
+    return parsed
+
+
+def compile_object(module: ir.Module, target: Target, passes: int = PASSES) -> bytes:
+    """The object file of `module`. Works for any target LLVM knows, not only this machine's."""
+    return bytes(_machine(target).emit_object(optimized(module, target, passes)))
+
+
 class Engine:
-    """Machine code of some modules, alive as long as this object."""
+    """Machine code loaded into this process, alive as long as this object.
+
+    Raises TargetError when the target's architecture is not this machine's.
+    """
 
     def __init__(self, target: Target) -> None:
+        _initialize()
+        if not target.runs_here:
+            raise TargetError(
+                f"target {target.name}: code for {target.triple} ({target.cpu}) cannot run on this machine, "
+                f"which lacks {target.missing_here()}; compile with target='host'"
+            )
+        self.target = target
         self.machine = target_machine(target)
         self.engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), self.machine)
 
-    def add(self, module: ir.Module, passes: int = 1) -> None:
-        """Compile `module` into this engine; `passes` is LLVM's pipeline speed level (0 skips it)."""
-        module.triple = self.machine.triple
-        parsed = llvm.parse_assembly(str(module))
-        parsed.verify()
-        if passes:
-            options = llvm.create_pipeline_tuning_options(speed_level=passes)
-            llvm.create_pass_builder(self.machine, options).getModulePassManager().run(
-                parsed, llvm.create_pass_builder(self.machine, options)
-            )
-        self.engine.add_module(parsed)
+    def add(self, module: ir.Module, passes: int = PASSES) -> None:
+        """Compile `module` into this engine; `passes` as in `optimized`."""
+        self.engine.add_module(optimized(module, self.target, passes))
+        self.engine.finalize_object()
+
+    def add_objects(self, *objects: bytes) -> None:
+        """Load object files."""
+        for code in objects:
+            self.engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self.engine.finalize_object()
 
     def address(self, name: str) -> int:

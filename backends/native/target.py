@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from compiler.errors import TargetError
+
+_BASELINE = {"x86_64": ("x86-64", {"sse2"}), "aarch64": ("generic", {"neon"})}
+_AVX2 = {
+    "avx", "avx2", "bmi", "bmi2", "cmov", "crc32", "cx16", "cx8", "f16c", "fma", "fxsr", "lzcnt", "mmx", "movbe",
+    "popcnt", "sahf", "sse", "sse2", "sse3", "sse4.1", "sse4.2", "ssse3", "xsave",
+}  # fmt: skip
+_AVX512 = _AVX2 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
+# Machines by name: triple, CPU, features, widest vector in bytes. Any host can generate code for them.
+_MACHINES = {
+    "x86-64-v3": ("x86_64-unknown-linux-gnu", "x86-64-v3", _AVX2, 32),
+    "x86-64-v4": ("x86_64-unknown-linux-gnu", "x86-64-v4", _AVX512, 64),
+    "aarch64": ("aarch64-unknown-linux-gnu", "generic", {"neon"}, 16),
+}
+_FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
+
 
 @dataclass(frozen=True)
 class Target:
     """A machine kernels are generated for. Cache sizes in bytes (l3 is what one core may use), `vector` the widest
-    vector register in bytes, `features` LLVM feature names without sign."""
+    vector register in bytes, `features` LLVM feature names without sign, `cores` what this process may use."""
 
     name: str
     triple: str
@@ -30,35 +46,145 @@ class Target:
         return self.features.issuperset(features)
 
     @property
+    def architecture(self) -> str:
+        """The first part of the triple, for example x86_64."""
+        return self.triple.split("-")[0]
+
+    @property
     def feature_string(self) -> str:
         """LLVM's form of the feature set."""
         return ",".join(f"+{feature}" for feature in sorted(self.features))
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine can run the code."""
+        return not self.missing_here()
+
+    def missing_here(self) -> str:
+        """What this machine lacks to run the code, '' if nothing."""
+        here = host()
+        if self.architecture != here.architecture:
+            return f"the architecture {self.architecture}"
+        return ", ".join(sorted(self.features - here.features))
+
+    @property
+    def spin_hint(self) -> tuple[str, tuple[int, ...]]:
+        """The intrinsic (name, i32 arguments) to call while waiting in a loop; ('', ()) if there is none."""
+        hints = {"x86_64": ("llvm.x86.sse2.pause", ()), "aarch64": ("llvm.aarch64.hint", (1,))}
+        return hints.get(self.architecture, ("", ()))
+
+    @property
+    def futex_call(self) -> int:
+        """The number of Linux' futex system call, 0 where threads cannot park on one."""
+        return _FUTEX_CALL.get(self.architecture, 0) if "linux" in self.triple else 0
+
+    def __str__(self) -> str:
+        caches = " / ".join(f"{size >> 10} KiB" for size in (self.l1, self.l2, self.l3))
+        return (
+            f"{self.name}: {self.cpu} ({self.triple}), {self.cores} cores, {8 * self.vector}-bit vectors\n"
+            f"caches {caches}\nfeatures: {' '.join(sorted(self.features))}"
+        )
 
 
 @lru_cache(maxsize=1)
 def host() -> Target:
     """This machine."""
     features = frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
-    vector = 64 if "avx512f" in features else 32 if "avx2" in features else 16
     return Target(
         name="host",
         triple=llvm.get_process_triple(),
         cpu=llvm.get_host_cpu_name(),
         features=features,
-        vector=vector,
+        vector=64 if "avx512f" in features else 32 if "avx2" in features else 16,
         l1=_cache_size(1, 32 << 10),
         l2=_cache_size(2, 512 << 10),
         l3=_cache_size(3, 4 << 20),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
     )
+
+
+def named(name: str | Target) -> Target:
+    """The target called `name`: host, host-avx2 (this machine held to AVX2), generic (what every machine of this
+    architecture has), or a machine to generate code for. Raises TargetError for another name."""
+    if isinstance(name, Target):
+        return name
+    here = host()
+    if name == "host":
+        return here
+    if name == "generic":
+        cpu, features = _BASELINE.get(here.architecture, ("generic", set[str]()))
+        return replace(here, name=name, cpu=cpu, features=frozenset(features), vector=16)
+    if name == "host-avx2" and here.has(*_AVX2):
+        kept = frozenset(f for f in here.features if not f.startswith(("avx512", "avx10", "amx")))
+        return replace(here, name=name, cpu="x86-64-v3", features=kept, vector=32)
+    if name in _MACHINES:
+        triple, cpu, known, vector = _MACHINES[name]
+        return replace(here, name=name, triple=triple, cpu=cpu, features=frozenset(known), vector=vector)
+    raise TargetError(f"target {name!r} is unknown here; expected one of {', '.join(names())}")
+
+
+def names() -> tuple[str, ...]:
+    """The names `named` knows on this machine."""
+    return ("host", *(("host-avx2",) if host().has(*_AVX2) else ()), "generic", *_MACHINES)
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """How many CPUs affinity and the cgroup's quota (version 1 or 2) let this process use; at least 1.
+    `root` is where /proc and /sys are looked for."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *(int(quota) for quota in _quotas(root))]))
+
+
+def _quotas(root: Path) -> list[float]:
+    """CPU quotas, in CPUs, of this process's cgroups and everything above them."""
+    found: list[float] = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        hierarchy, controllers, path = line.split(":", 2)
+        if hierarchy == "0":
+            for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
+                for group in _ancestors(root / mount, path):
+                    quota, _, period = _text(group / "cpu.max").partition(" ")
+                    found += _ratio(quota, period)
+        elif "cpu" in controllers.split(","):
+            for mount in (f"sys/fs/cgroup/{controllers}", "sys/fs/cgroup/cpu"):
+                for group in _ancestors(root / mount, path):
+                    found += _ratio(_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us"))
+    return found
+
+
+def _ancestors(mount: Path, path: str) -> list[Path]:
+    # Inside a container the path may be the host's, invisible here: the mount point itself is then the group.
+    parts = [part for part in path.strip().split("/") if part and part != ".."]
+    return [mount.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+
+
+def _ratio(quota: str, period: str) -> list[float]:
+    try:
+        return [int(quota) / int(period)] if int(quota) > 0 else []
+    except ValueError:  # "max", or no such file
+        return []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _cache_size(level: int, otherwise: int) -> int:
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        try:
-            kind = (index / "type").read_text().strip()
-            if int((index / "level").read_text()) == level and kind != "Instruction":
-                return int((index / "size").read_text().strip().rstrip("K")) << 10
-        except (OSError, ValueError):
-            continue
+        kind = _text(index / "type")
+        if _text(index / "level") == str(level) and kind != "Instruction":
+            size, shared = _text(index / "size").rstrip("K"), _text(index / "shared_cpu_list")
+            return (int(size) << 10) // (_cpus(shared) if level == 3 else 1) if size.isdigit() else otherwise
     return otherwise
+
+
+def _cpus(ranges: str) -> int:
+    """How many CPUs a list such as 0-3,8 names; at least 1."""
+    total = 0
+    for part in filter(None, ranges.split(",")):
+        low, _, high = part.partition("-")
+        total += int(high or low) - int(low) + 1
+    return max(total, 1)

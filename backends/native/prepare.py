@@ -1,0 +1,102 @@
+"""From a lowered program to segments: select, compile and load kernels, pack weights, number the slots, cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from backends.native.cache import ObjectCache
+from backends.native.kernel import SLOT_FIRST_INPUT, NativeKernel
+from backends.native.library import library
+from backends.native.plan import PlannedCall, Segment
+from backends.native.prepack import Weights
+from backends.native.select import select
+from backends.native.target import Target
+from compiler.kernels import HostCall, KernelCall, Lowered, View
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A lowered program ready to be planned. `calls` are as lowered, each with its kernel (None for Host calls);
+    `pieces` are segments and the Host calls between them, `host_counters` where those count their runs."""
+
+    calls: tuple[tuple[KernelCall | HostCall, NativeKernel | None], ...]
+    pieces: tuple[Segment | HostCall, ...]
+    slots: Mapping[str, int]
+    weights: Weights
+    counters: np.ndarray
+    host_counters: Mapping[HostCall, int]
+
+
+def prepare(lowered: Lowered, target: Target, threads: int, cache: ObjectCache | None) -> Prepared:
+    """Compile what is not compiled yet and pack the weights. Raises TargetError if this machine lacks the target."""
+    kernels = [select(call, target) if isinstance(call, KernelCall) else None for call in lowered.calls]
+    calls = tuple(zip(lowered.calls, kernels, strict=True))
+    addresses = library(target).load(
+        [(kernel, call.spec) for call, kernel in calls if kernel is not None and isinstance(call, KernelCall)], cache
+    )
+    weights = Weights(lowered.weights)
+    counters = np.zeros(max(len(calls), 1), np.int64)
+    groups: list[list[PlannedCall] | HostCall] = [[]]
+    host_counters: dict[HostCall, int] = {}
+    for number, (call, kernel) in enumerate(calls):
+        if isinstance(call, HostCall):
+            groups += [call, []]
+            host_counters[call] = number
+            continue
+        assert kernel is not None
+        planned = PlannedCall(
+            weights.prepare(kernel, call), kernel, addresses[kernel.name], counters.ctypes.data + 8 * number
+        )
+        last = groups[-1]
+        assert isinstance(last, list)
+        last.append(planned)
+    slots = _slots(lowered, groups)
+    weights.keep(_read_plainly(lowered, groups))
+    pieces = tuple(
+        group
+        if isinstance(group, HostCall)
+        else Segment(group, lowered.buffers, slots, weights.addresses, lowered.sizes, threads)
+        for group in groups
+        if isinstance(group, HostCall) or group or len(groups) == 1
+    )
+    return Prepared(calls, pieces, slots, weights, counters, host_counters)
+
+
+def _slots(lowered: Lowered, groups: Sequence[list[PlannedCall] | HostCall]) -> dict[str, int]:
+    """A slot for each buffer a run brings: inputs, outputs, and what lives across a cut."""
+    names = dict.fromkeys(value.name for value in lowered.inputs)
+    names.update(dict.fromkeys(view.buffer for _, view in lowered.outputs if _brought(lowered, view.buffer)))
+    seen: dict[str, int] = {}
+    for position, group in enumerate(groups):
+        for name in _buffers(group):
+            if _brought(lowered, name) and (seen.setdefault(name, position) != position or isinstance(group, HostCall)):
+                names[name] = None
+    return {name: SLOT_FIRST_INPUT + number for number, name in enumerate(names)}
+
+
+def _brought(lowered: Lowered, name: str) -> bool:
+    return name in lowered.buffers and lowered.buffers[name].role in ("temp", "output")
+
+
+def _buffers(group: list[PlannedCall] | HostCall) -> set[str]:
+    if isinstance(group, HostCall):
+        return {view.buffer for view in group.reads if view is not None} | {name for name in group.writes if name}
+    return {view.buffer for planned in group for view in (*planned.call.reads, *planned.call.writes)}
+
+
+def _read_plainly(lowered: Lowered, groups: Sequence[list[PlannedCall] | HostCall]) -> set[str]:
+    """Weights that something reads as they are: kernels without a packed form, Host calls, late nodes, outputs."""
+    names = {name for group in groups for name in _buffers(group)}
+    names |= {value.name for node in lowered.late for value in node.inputs if value is not None}
+    names |= {view.buffer for _, view in lowered.outputs}
+    return names & lowered.weights.keys()
+
+
+def is_simple(lowered: Lowered, pieces: Sequence[Segment | HostCall]) -> bool:
+    """Whether input shapes alone decide everything: one segment, no late values, outputs dense and its own."""
+    views: list[View] = [view for _, view in lowered.outputs]
+    own = all(lowered.buffers[view.buffer].role == "output" for view in views)
+    return len(pieces) == 1 and not lowered.late and own and len({view.buffer for view in views}) == len(views)
