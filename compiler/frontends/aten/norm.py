@@ -9,7 +9,7 @@ import numpy as np
 
 from compiler.dims import Size
 from compiler.dtypes import DType
-from compiler.frontends.aten.base import AtenBuilder, aten, reshape, shape_of, tensor_type, unsupported
+from compiler.frontends.aten.base import AtenBuilder, aten, shape_of, tensor_type, unsupported
 from compiler.ir import Value
 
 
@@ -32,8 +32,7 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Value:
-    scale = _filled(b, weight, shape, 1, b.dtype)
-    return b.emit("layer_normalization", x, scale, bias, axis=-len(shape), epsilon=eps)
+    return b.emit("layer_norm", x, weight, bias, axis=-len(shape), epsilon=eps)
 
 
 @aten("aten.native_layer_norm.default")
@@ -49,8 +48,7 @@ def _rms_norm(
 ) -> Value:
     if eps is None:
         eps = float(ml_dtypes.finfo(tensor_type(x).dtype.numpy).eps)
-    scale = _filled(b, weight, shape, 1, b.dtype)
-    return b.emit("rms_normalization", x, scale, axis=-len(shape), epsilon=eps)
+    return b.emit("rms_norm", x, weight, axis=-len(shape), epsilon=eps)
 
 
 @aten("aten._fused_rms_norm.default")
@@ -73,7 +71,7 @@ def _batch_norm(
 ) -> tuple[Value | None, ...]:
     channels, dtype = shape_of(mean), tensor_type(mean).dtype
     scale, shift = _filled(b, weight, channels, 1, dtype), _filled(b, bias, channels, 0, dtype)
-    return b.emit("batch_normalization", x, scale, shift, mean, variance, epsilon=eps), None, None
+    return b.emit("batch_norm", x, scale, shift, mean, variance, epsilon=eps), None, None
 
 
 @aten("aten.batch_norm.default")
@@ -106,7 +104,7 @@ def _group_norm(
 ) -> Value:
     channels = shape_of(x)[1:2]
     scale, shift = (_filled(b, given, channels, one, b.dtype) for given, one in ((weight, 1), (bias, 0)))
-    return b.emit("group_normalization", x, scale, shift, num_groups=groups, epsilon=eps)
+    return b.emit("group_norm", x, scale, shift, num_groups=groups, epsilon=eps)
 
 
 @aten("aten.native_group_norm.default")
@@ -132,8 +130,3 @@ def _instance_norm(
     if not use_input_stats:
         return _batch_norm_whole(b, x, weight, bias, mean, variance, False, momentum, eps, False)
     return _group_norm(b, x, int(shape_of(x)[1]), weight, bias, eps)  # type: ignore[arg-type]
-
-
-def joined_batch(b: AtenBuilder, x: Value, spatial: int) -> Value:
-    """[C, spatial..] as a batch of one; a batched tensor as it is."""
-    return reshape(b, x, [1, *shape_of(x)]) if tensor_type(x).rank == spatial + 1 else x

@@ -193,8 +193,8 @@ def _normalised(b: AtenBuilder, x: Value, axis: int, name: str) -> Value:
     rank = tensor_type(x).rank
     x = convert(b, x, b.dtype)
     if rank == 0:
-        return reshape(b, b.emit(name, reshape(b, x, [1]), axis=0), [])
-    return b.emit(name, x, axis=axis_of(axis, rank))
+        return reshape(b, b.emit(name, reshape(b, x, [1]), axes=(0,)), [])
+    return b.emit(name, x, axes=(axis_of(axis, rank),))
 
 
 @aten("aten.cumsum.default")
