@@ -112,7 +112,7 @@ class _Run:
         if 0 in shape:
             return np.zeros(shape, base.dtype)
         strides = [self._size(s) * base.itemsize for s in view.strides]
-        return np.lib.stride_tricks.as_strided(base[self._size(view.offset) :], shape, strides)
+        return np.ndarray(shape, base.dtype, base, self._size(view.offset) * base.itemsize, strides)
 
     def _new(self, name: str) -> np.ndarray:
         buffer = self.lowered.buffers[name]

@@ -1,0 +1,74 @@
+"""Every op's samples through the whole pipeline: the lowered program, call by call in NumPy, against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import compiler.ops  # noqa: F401 - fills the registry
+from backends.reference.emulator import EmulatedExecutable
+from compiler.builder import Builder
+from compiler.ir import Graph
+from compiler.kernels import HostCall
+from compiler.op import REGISTRY, Op, Sample
+from compiler.pipeline import lower_graph
+from compiler.types import of_array
+
+
+def cases() -> list[object]:
+    return list(_cases())
+
+
+def _cases() -> Iterator[object]:
+    for name, entry in sorted(REGISTRY.items()):
+        if entry.samples is None:
+            continue
+        for number, sample in enumerate(entry.samples(np.random.default_rng(0))):
+            yield pytest.param(entry, sample, id=f"{name}-{sample.name or number}")
+
+
+def graph_of(entry: Op, sample: Sample) -> tuple[Graph, list[np.ndarray]]:
+    """A graph of one node; operands whose contents decide shapes are constants, the rest inputs."""
+    builder = Builder()
+    operands, arrays = [], []
+    for number, array in enumerate(sample.inputs):
+        if array is None:
+            operands.append(None)
+        elif number in entry.value_operands:
+            operands.append(builder.constant(array, f"c{number}"))
+        else:
+            operands.append(builder.input(f"x{number}", of_array(array)))
+            arrays.append(array)
+    results = reference(entry, sample)
+    outputs = builder.emit_many(entry.name, operands, sample.attrs, [f"y{i}" for i in range(len(results))])
+    return builder.finish(outputs), arrays
+
+
+def reference(entry: Op, sample: Sample) -> tuple[np.ndarray, ...]:
+    results = entry.reference(*sample.inputs, **{**entry.attrs, **sample.attrs})
+    return results if isinstance(results, tuple) else (results,)
+
+
+@pytest.mark.parametrize(("entry", "sample"), cases())
+def test_sample_lowers_to_the_reference(entry: Op, sample: Sample) -> None:
+    if not all(isinstance(a, np.ndarray) or a is None for a in sample.inputs):
+        pytest.skip("operands that are no tensors only run on the host")
+    graph, arrays = graph_of(entry, sample)
+    lowered = lower_graph(graph)
+    assert entry.is_host or not any(isinstance(call, HostCall) for call in lowered.calls)
+    results = EmulatedExecutable(lowered, "truth").run(arrays)
+    for found, expected in zip(results, reference(entry, sample), strict=True):
+        expected = np.asarray(expected)
+        assert found.dtype == expected.dtype and found.shape == expected.shape
+        if found.dtype.kind in "fc" or found.dtype.name == "bfloat16":
+            wide = np.float64
+            epsilon = float(np.finfo(found.dtype).eps) if found.dtype.kind == "f" else 2**-7
+            scale = np.maximum(np.abs(expected.astype(wide)), np.abs(expected.astype(wide)).max(initial=0, where=np.isfinite(expected.astype(wide))))
+            tolerance = (sample.tolerance + 2) * epsilon * np.maximum(scale, 1e-30)
+            close = np.abs(found.astype(wide) - expected.astype(wide)) <= tolerance
+            same = (found == expected) | (np.isnan(found.astype(wide)) & np.isnan(expected.astype(wide)))
+            assert np.all(close | same), (found, expected)
+        else:
+            assert np.array_equal(found, expected)
