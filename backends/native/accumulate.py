@@ -77,7 +77,7 @@ class Accumulator:
         while len(states) > 1:
             half = len(states) // 2
             states = [self._combine(builder, states[v], states[v + half]) for v in range(half)]
-        state = states[0]
+        state = list(states[0])
         while (lanes := lanes_of(state[0])) > 1:
             low, high = ([_part(builder, v, start, lanes // 2) for v in state] for start in (0, lanes // 2))
             state = self._combine(builder, low, high)

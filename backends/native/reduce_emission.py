@@ -60,7 +60,7 @@ class ReduceEmission:
         raise NotImplementedError
 
     def load_kept(self, node: Expr, flat: ir.Value, lanes: int) -> ir.Value:
-        """Stored elements `flat`, `flat` + 1, ... of the stage that leaf `node` names; unmasked, for scratch is padded."""
+        """Stored elements `flat`, `flat` + 1, ... of the stage that leaf `node` names. Unmasked: scratch is padded."""
         return load_vector(self.builder, self._kept_address(node.value, flat), node.dtype, lanes)
 
     def store_kept(self, stage: int, value: ir.Value, flat: ir.Value) -> None:

@@ -32,7 +32,8 @@ class _RowEmission(ReduceEmission):
     """Inside a row `i` counts along the last reduced axis, `flat` along all reduced axes."""
 
     def row(self, indices: Values, offsets: Values) -> None:
-        self.indices, self.offsets, self.stats = indices, offsets, {}
+        self.indices, self.offsets = indices, offsets
+        self.stats: dict[int, ir.Value] = {}
         for step in self.plan.passes:
             if step.take:
                 self._accumulate(step)
