@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
 
 from backends.native.kernel import NativeKernel
 from backends.native.target import Target
+from compiler import kernels
 from compiler.kernels import KernelCall
 
-Selector = Callable[[KernelCall, Target], NativeKernel]
-
-
-def selectors() -> Mapping[type, Selector]:
-    """One selector for each kind of spec."""
-    from backends.native import attention, gemm, map, move, reduce, window
-    from compiler import kernels
-
-    return {
-        kernels.MapSpec: map.select,
-        kernels.ReduceSpec: reduce.select,
-        kernels.GemmSpec: gemm.select,
-        kernels.AttentionSpec: attention.select,
-        kernels.WindowSpec: window.select,
-        kernels.MoveSpec: move.select,
-    }
+# Each module has select(call, target) -> NativeKernel; imported when first needed.
+_GENERATORS = {
+    kernels.MapSpec: "map",
+    kernels.ReduceSpec: "reduce",
+    kernels.GemmSpec: "gemm",
+    kernels.AttentionSpec: "attention",
+    kernels.WindowSpec: "window",
+    kernels.MoveSpec: "move",
+}
 
 
 def select(call: KernelCall, target: Target) -> NativeKernel:
     """The kernel for `call` on `target`."""
-    return selectors()[type(call.spec)](call, target)
+    module = importlib.import_module(f"backends.native.{_GENERATORS[type(call.spec)]}")
+    kernel: NativeKernel = module.select(call, target)
+    return kernel
