@@ -1,1 +1,1 @@
-
+"""The NumPy backend: says what is right."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compiler.expr import Expr, apply, const, select
-from compiler.ops import unary
+from compiler.mathlib.reference import normcdf, sigmoid
 from compiler.ops.elementwise import FLOAT, NUMBER, Row, declare_all, f32
 
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
@@ -47,7 +47,7 @@ def gelu(x: Expr, *, approximate: str) -> Expr:
 
 def _gelu(x: np.ndarray, *, approximate: str) -> np.ndarray:
     if approximate == "none":
-        return x * 0.5 * unary.erfc(x / -math.sqrt(2))
+        return x * normcdf(x)
     return 0.5 * x * (1 + np.tanh(_SQRT_2_OVER_PI * (x + 0.044715 * x**3)))
 
 
@@ -117,10 +117,10 @@ TABLE = (
         lambda x, bias, lambd: np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, 0.0)),
         bias=0.0, lambd=0.5, ulp=1,
     ),
-    _row("swish", "Swish", _swish, lambda x, alpha: x * unary.sigmoid(alpha * x), alpha=1.0),
+    _row("swish", "Swish", _swish, lambda x, alpha: x * sigmoid(alpha * x), alpha=1.0),
     Row(
         "swiglu", lambda a, b, alpha: _swish(a, alpha=alpha) * b,
-        lambda a, b, alpha: a * unary.sigmoid(alpha * a) * b,
+        lambda a, b, alpha: a * sigmoid(alpha * a) * b,
         FLOAT, "SwiGLU", arity=2, attrs={"alpha": 1.0}, ulp=8, special=False,
     ),
     Row(

@@ -7,59 +7,43 @@ import numpy as np
 
 from compiler import dtypes
 from compiler.dtypes import DType
+from compiler.evaluate import convert as convert_numbers
+from compiler.mathlib.exact import round_to_odd
 
-SATURATING = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn")
+SATURATING = frozenset({"float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn"})
 
 
 def round_to(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """A float64 array in float type `dtype`, rounded once to nearest even.
-
-    ml_dtypes converts float64 to its own types by way of float32; rounding that first step to odd makes the two
-    roundings equal one (S. Boldo, G. Melquiond: Emulation of FMA and correctly rounded sums, 2008).
-    """
-    dtype = np.dtype(dtype)
+    """A float64 array in float type `dtype`, rounded once to nearest even."""
+    exact = np.asarray(array, np.float64)
     with np.errstate(all="ignore"):
-        if (dtype.kind == "f" and dtype.itemsize > 1) or array.dtype != np.float64:
-            return array.astype(dtype)
-        near = np.atleast_1d(array).astype(np.float32)
-        past = np.abs(near.astype(np.float64)) > np.abs(array)
-        odd = np.where(past, np.nextafter(near, np.float32(0)), near).astype(np.float32)
-        inexact = np.isfinite(array) & (odd.astype(np.float64) != array)
-        bits = odd.view(np.uint32) | inexact.astype(np.uint32)
-        return bits.view(np.float32).astype(dtype).reshape(array.shape)
+        return (round_to_odd(exact) if np.dtype(dtype).itemsize < 4 else exact).astype(dtype)
 
 
 def convert(array: np.ndarray, dtype: DType, saturate: bool = True) -> np.ndarray:
-    """`array` in element type `dtype`.
+    """`array` in element type `dtype`: numbers as compiler.evaluate converts them.
 
-    float -> integer goes towards zero, saturates, and NaN gives 0; integer -> integer wraps; anything -> bool is
-    `!= 0`; float -> float8 saturates where asked (else NaN or infinity as the format has); numbers -> string is
-    Python's shortest text.
+    float -> float8 saturates where asked (else NaN or infinity as the format has); numbers -> string is Python's
+    shortest text; string -> number reads Python's numbers, inf and nan in any case.
     """
-    target, source = dtype.numpy, dtypes.from_numpy(array.dtype)
-    if array.dtype == target:
-        return array
-    if dtype.kind == "string":
-        return np.array([str(x) for x in array.flat], dtype=object).reshape(array.shape)
-    if source.kind == "string":
-        texts = np.array([float(x) if not dtype.is_integer else int(float(x)) for x in array.flat])
-        return convert(texts.reshape(array.shape), dtype, saturate)
+    source = dtypes.from_numpy(array.dtype)
+    if "string" in (source.kind, dtype.kind):
+        return _convert_text(array, dtype, saturate)
+    if "complex" in (source.kind, dtype.kind):
+        return array.astype(dtype.numpy)
+    if saturate and source.is_float and dtype.name in SATURATING:
+        limit = float(ml_dtypes.finfo(dtype.numpy).max)
+        array, source = np.clip(array.astype(np.float64), -limit, limit), dtypes.float64
     with np.errstate(all="ignore"):
-        if dtype.kind == "bool":
-            return np.asarray(array != np.zeros((), array.dtype))
-        if source.is_float and dtype.is_integer:
-            return _to_integer(array.astype(np.float64), dtype)
-        if source.is_float and dtype.is_float:
-            exact = array.astype(np.float64)
-            if saturate and dtype.name in SATURATING:
-                limit = float(ml_dtypes.finfo(target).max)
-                exact = np.clip(exact, -limit, limit)
-            return round_to(exact, target)
-        if source.is_integer and dtype.is_float and dtype.bits < 32:
-            return round_to(array.astype(np.float64), target)
-        if dtype.is_integer and dtype.bits < 8:
-            return _wrap_narrow(array.astype(np.int64), dtype)
-        return array.astype(target)
+        return convert_numbers(array, source, dtype)
+
+
+def _convert_text(array: np.ndarray, dtype: DType, saturate: bool) -> np.ndarray:
+    if dtype.kind == "string":
+        texts = [str(x) for x in array.flat]
+        return np.array(texts, dtype=object).reshape(array.shape)
+    numbers = [int(x) if dtype.is_integer and x.lstrip("+-").isdigit() else float(x) for x in array.flat]
+    return convert(np.array(numbers).reshape(array.shape), dtype, saturate)
 
 
 def integer_limits(dtype: DType) -> tuple[int, int]:
@@ -67,18 +51,3 @@ def integer_limits(dtype: DType) -> tuple[int, int]:
     if dtype.kind == "uint":
         return 0, 2**dtype.bits - 1
     return -(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1) - 1
-
-
-def _to_integer(array: np.ndarray, dtype: DType) -> np.ndarray:
-    low, high = integer_limits(dtype)
-    whole = np.nan_to_num(np.trunc(array), nan=0.0, posinf=np.inf, neginf=-np.inf)
-    inside = (whole > low) & (whole < high)
-    wide = np.uint64 if dtype.kind == "uint" else np.int64
-    result = np.where(inside, whole, 0.0).astype(wide)
-    result = np.where(inside, result, np.where(whole <= low, np.array(low, wide), np.array(high, wide)))
-    return result.astype(dtype.numpy)
-
-
-def _wrap_narrow(array: np.ndarray, dtype: DType) -> np.ndarray:
-    low, high = integer_limits(dtype)
-    return ((array - low) % (high - low + 1) + low).astype(dtype.numpy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,24 +10,10 @@ import numpy as np
 
 from compiler.dims import Size
 from compiler.expr import Expr, apply, const, select
+from compiler.mathlib.reference import erf, sigmoid
 from compiler.ops.elementwise import BOOL, FLOAT, INTEGER, NUMBER, Row, declare_all
 
 POSITIVE, UNIT = (1e-3, 9.0), (-0.999, 0.999)
-
-
-def scalar_function(fn: Callable[[float], float]) -> Callable[[np.ndarray], np.ndarray]:
-    """A function of one Python float on arrays, for what NumPy lacks."""
-    return lambda x: np.frompyfunc(fn, 1, 1)(x).astype(np.float64)
-
-
-erf = scalar_function(math.erf)
-erfc = scalar_function(math.erfc)
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)) without overflow for either sign."""
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 def fn(name: str) -> Callable[..., Expr]:

@@ -1,0 +1,80 @@
+"""Generated from the registry: every sample of every op through inference, its reference, and its decomposition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from backends.reference.interpreter import run
+from compiler.dims import Size
+from compiler.errors import ShapeError
+from compiler.op import lookup
+from compiler.passes.decompose import decompose
+from tests.compiler.ops.generated import (
+    Case,
+    assert_close,
+    cases,
+    concrete,
+    fits,
+    graph_of,
+    static_shape,
+    symbol_values,
+    symbolic_shape,
+)
+
+CASES = dict(cases())
+DECOMPOSED = {name: case for name, case in CASES.items() if case.op.decompose is not None}
+# Which axes to drop, or where to cut, would depend on the sizes: these ask for numbers.
+FIXED_SIZES = frozenset({"squeeze-0"})
+FIXED_PADDING = frozenset(f"{name}-{mode}" for name in ("pad", "onnx_pad") for mode in ("edge", "reflect", "wrap"))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_inferred_types_are_the_reference_result_types(case: Case) -> None:
+    expected = case.expected()
+    graph, _ = graph_of(case, static_shape, len(expected))
+    for value, array in zip(graph.outputs, expected, strict=True):
+        assert fits(value.type, array), f"inferred {value.type}, found {array.dtype}{array.shape}"
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - FIXED_SIZES))
+def test_inference_with_symbolic_sizes(name: str) -> None:
+    case = CASES[name]
+    expected = case.expected()
+    graph, _ = graph_of(case, symbolic_shape, len(expected))
+    for value, array in zip(graph.outputs, expected, strict=True):
+        assert fits(concrete(value.type, symbol_values(case)), array), f"inferred {value.type}, found {array.shape}"
+
+
+def test_squeeze_of_symbolic_sizes_asks_for_axes() -> None:
+    with pytest.raises(ShapeError, match="name the axes"):
+        graph_of(CASES["squeeze-0"], symbolic_shape, 1)
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "wrap"])
+def test_mirrored_padding_of_symbolic_sizes_asks_for_numbers(mode: str) -> None:
+    graph, _ = graph_of(CASES[f"onnx_pad-{mode}"], symbolic_shape, 1)
+    with pytest.raises(ShapeError, match="fix that dim"):
+        decompose(graph)
+
+
+@pytest.mark.parametrize("name", DECOMPOSED.keys())
+def test_decomposition_equals_the_reference(name: str) -> None:
+    check_decomposition(DECOMPOSED[name], static_shape)
+
+
+@pytest.mark.parametrize("name", sorted(DECOMPOSED.keys() - FIXED_SIZES - FIXED_PADDING))
+def test_decomposition_of_symbolic_sizes_equals_the_reference(name: str) -> None:
+    check_decomposition(DECOMPOSED[name], symbolic_shape)
+
+
+def check_decomposition(case: Case, shape: Callable[[tuple[int, ...]], tuple[Size, ...]]) -> None:
+    """Decompose a graph of the one node down to core ops, and run it."""
+    expected = case.expected()
+    graph, feeds = graph_of(case, shape, len(expected))
+    core = decompose(graph)
+    left = [node.op for node in core.nodes if lookup(node.op).lower is None]
+    assert not left, f"not core ops: {left}"
+    for found, array in zip(run(core, feeds), expected, strict=True):
+        assert_close(found, array, case.sample.tolerance)
