@@ -16,11 +16,12 @@ from backends.native.cache import ObjectCache
 from backends.native.cuts import CutProgram
 from backends.native.executor import executor
 from backends.native.kernel import SLOT_FIRST_INPUT, SLOT_STATUS, STATUS_INDEX_OUT_OF_RANGE
+from backends.native.late import Settling
 from backends.native.library import counters
 from backends.native.plan import Plan, Segment
 from backends.native.prepare import is_simple, prepare
 from backends.native.records import PLAN
-from backends.native.sizes import SizeTable, bind, check_guards
+from backends.native.sizes import SizeTable, bind
 from backends.native.target import Target
 from backends.native.team import team
 from backends.native.walker import ARENA_BUSY, ARENA_SMALL, FINISHED, TEAM_NS
@@ -116,11 +117,12 @@ class Executable:
         cache = ObjectCache(options.cache_dir) if options.cache_dir else None
         self.executor = executor(cache)
         self.prepared = prepare(lowered, target, options.threads, cache)
-        self.inputs, self.outputs, self._guards = lowered.inputs, lowered.outputs, lowered.guards
+        self.inputs, self.outputs = lowered.inputs, lowered.outputs
+        self._late, self._guards = lowered.late, lowered.guards
         self.plans = PlanCache(options.plans)
         self.arenas = ArenaPool()
-        self._sizes = SizeTable(size for value, _ in self.outputs for size in _tensor(value).shape or ())
         self.cuts = None if is_simple(lowered, self.prepared.pieces) else CutProgram(self, lowered)
+        self._sizes = SizeTable(size for _, view in self.outputs for size in view.shape)
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run on inputs in order: C-contiguous, aligned, native byte order, of the declared element types and ranks.
@@ -140,18 +142,18 @@ class Executable:
         key = tuple([array.shape for array in arrays])
         planned = self.plans.get(key)
         if planned is None:
-            sizes: dict[str, int] = {}
-            origin: dict[str, str] = {}
+            settling = Settling(self._late, self._guards, self.prepared.weights.plain)
+            sizes, origin = settling.sizes, dict[str, str]()
             for _ in range(2):  # an axis such as 2*n may come before the axis that decides n
                 for value, array in zip(self.inputs, arrays, strict=True):
                     bind(array.shape, _tensor(value), sizes, f"input {value.name!r}", origin)
-            check_guards(self._guards, sizes)
+            settling.settle()
             size = self._sizes.under(sizes)
-            types = [_tensor(value) for value, _ in self.outputs]
-            outputs = tuple((tuple(size(extent) for extent in t.shape or ()), t.dtype.numpy) for t in types)
+            views = [view for _, view in self.outputs]
+            outputs = tuple((tuple(size(extent) for extent in view.shape), view.dtype.numpy) for view in views)
             (segment,) = self.prepared.pieces
             assert isinstance(segment, Segment)
-            planned = Planned(segment.plan(sizes, {}), outputs)
+            planned = Planned(segment.plan(sizes, segment.late_contents(settling.results)), outputs)
             self.plans.put(key, planned)
         assert isinstance(planned, Planned)
         return planned

@@ -98,7 +98,7 @@ class Segment:
                 *(size for view in views for size in (*view.shape, *view.strides, view.offset)),
                 *(size for call in calls for size in call.params),
                 *(buffer.elements for buffer in temporaries.values()),
-                *(size for name in self.filled for size in np.asarray(self.contents.get(name, ()), object).flat),
+                *(size for name in self.filled for size in self._symbolic(name)),
             ]
         )
 
@@ -116,10 +116,20 @@ class Segment:
         return self._assemble(blocks, starts, chunks, arena, align(scratch), kept)
 
     def _fill(self, name: str, size: Callable[[Size], int], late: Mapping[str, np.ndarray]) -> np.ndarray:
+        dtype = self.buffers[name].dtype.numpy
         if name in late:
-            return np.ascontiguousarray(late[name], self.buffers[name].dtype.numpy)
-        contents = np.asarray(self.contents[name], object)
-        return np.array([size(item) for item in contents.flat], self.buffers[name].dtype.numpy)
+            return np.array(late[name], dtype).reshape(-1)
+        return np.array([size(item) for item in self._symbolic(name)], dtype)
+
+    def _symbolic(self, name: str) -> list[Size]:
+        """The contents of a size buffer where symbols say them."""
+        contents = self.contents[name]
+        return [] if isinstance(contents, str) else list(np.asarray(contents, object).flat)
+
+    def late_contents(self, results: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The contents of the other size buffers, from late results."""
+        named = {name: self.contents[name] for name in self.filled}
+        return {name: results[source] for name, source in named.items() if isinstance(source, str)}
 
     def _blocks(
         self, size: Callable[[Size], int], bases: Mapping[str, tuple[int, int]]

@@ -9,6 +9,7 @@ import numpy as np
 
 from backends.native.kernel import NativeKernel
 from backends.native.memory import ALIGNMENT, aligned_copy
+from compiler.dims import is_static
 from compiler.kernels import KernelCall, View
 
 COPIED_BYTES = 1 << 20  # weights read as they are: copied up to this size, shared with the model beyond
@@ -87,6 +88,7 @@ class Weights:
 
 def _window(array: np.ndarray, view: View) -> np.ndarray:
     """A weight seen through a view (whose sizes are numbers), without a copy where the weight is dense."""
+    assert is_static((*view.shape, *view.strides, view.offset)), f"weight {view.buffer} has symbolic sizes"
     flat = np.ascontiguousarray(array).reshape(-1)
-    strides = [int(stride) * flat.itemsize for stride in view.strides]
-    return np.lib.stride_tricks.as_strided(flat[int(view.offset) :], view.shape, strides, writeable=False)
+    strides = [stride * flat.itemsize for stride in view.strides]
+    return np.lib.stride_tricks.as_strided(flat[view.offset :], view.shape, strides, writeable=False)  # type: ignore

@@ -15,6 +15,7 @@ from backends.native.prepack import Weights
 from backends.native.select import select
 from backends.native.target import Target
 from compiler.kernels import HostCall, KernelCall, Lowered, View
+from compiler.types import TensorType
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,9 @@ def _read_plainly(lowered: Lowered, groups: Sequence[list[PlannedCall] | HostCal
 
 
 def is_simple(lowered: Lowered, pieces: Sequence[Segment | HostCall]) -> bool:
-    """Whether input shapes alone decide everything: one segment, no late values, outputs dense and its own."""
+    """Whether input shapes alone decide everything: no Host call, every output a buffer of its own."""
     views: list[View] = [view for _, view in lowered.outputs]
     own = all(lowered.buffers[view.buffer].role == "output" for view in views)
-    return len(pieces) == 1 and not lowered.late and own and len({view.buffer for view in views}) == len(views)
+    tensors = all(isinstance(v.type, TensorType) and v.type.shape is not None for v in lowered.inputs)
+    host = any(isinstance(piece, HostCall) for piece in pieces)
+    return not host and tensors and own and len({view.buffer for view in views}) == len(views)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import numpy as np
-
 from compiler import dims
 from compiler.dims import Dim, Size
 from compiler.errors import ShapeError
@@ -97,16 +95,3 @@ class SizeTable:
             return found
 
         return size
-
-
-def concrete(value: object, sizes: Mapping[str, int]) -> object:
-    """An attribute with every size in it (inside tuples and object arrays too) turned into its number."""
-    if isinstance(value, Dim):
-        return value.evaluate(sizes)
-    if isinstance(value, tuple):
-        return tuple(concrete(item, sizes) for item in value)
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        flat = [concrete(item, sizes) for item in value.flat]
-        numeric = all(isinstance(item, int | np.integer) for item in flat)
-        return np.array(flat, np.int64 if numeric else object).reshape(value.shape)
-    return value
