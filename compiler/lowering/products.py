@@ -287,7 +287,9 @@ def _emit_conv_gemm(
 
     def grouped(view: View) -> View:
         """[N, out.., O] as [group, M, O/group]; the positions must merge into rows."""
-        flat = views.reshape(view, (m_size, features)) or low.reshaped(view, (m_size, features))
+        if 0 not in view.strides:
+            view = low.with_unit_axis(view, -1)
+        flat = low.reshaped(view, (m_size, features))
         columns = features // group
         stride = flat.strides[1]
         return replace(

@@ -46,6 +46,7 @@ class Lowering:
         self.calls: list[KernelCall | HostCall] = []
         self.late = late.LateValues(graph)
         self._results = {value.name for value in graph.outputs}
+        self._copies: dict[tuple[View, tuple[int, ...]], View] = {}
         self._where: tuple[str, ...] = ()
         self._count = 0
         for value in graph.inputs:
@@ -158,17 +159,21 @@ class Lowering:
         """The view itself if row-major and gapless, else a copy that is."""
         if views.is_dense(view):
             return view
-        copy = self.scratch_dense(view.dtype, view.shape)
-        self.copy(view, copy)
-        return copy
+        return self._copied(view, tuple(range(len(view.shape))))
 
     def with_unit_axis(self, view: View, axis: int) -> View:
         """The view itself if `axis` is contiguous, else a dense copy with that axis innermost."""
         if view.strides[axis] == 1 or view.shape[axis] == 1:
             return view
         axes = [a for a in range(len(view.shape)) if a != axis % len(view.shape)]
-        copy = self.scratch_dense(view.dtype, view.shape, [*axes, axis % len(view.shape)])
-        self.copy(view, copy)
+        return self._copied(view, (*axes, axis % len(view.shape)))
+
+    def _copied(self, view: View, order: tuple[int, ...]) -> View:
+        """A dense copy in memory `order`; a view is copied once for all who need it so."""
+        copy = self._copies.get((view, order))
+        if copy is None:
+            copy = self._copies[view, order] = self.scratch_dense(view.dtype, view.shape, order)
+            self.copy(view, copy)
         return copy
 
     def reshaped(self, view: View, shape: Sequence[Size]) -> View:
