@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -14,10 +14,11 @@ from llvmlite import ir
 
 from backends.native.jit import Engine
 from backends.native.kernel import SLOT_FIRST_INPUT, SLOT_STATUS, Arguments, NativeKernel
-from backends.native.select import Selector
 from backends.native.target import Target, host
 from compiler import dtypes
 from compiler.kernels import BROADCAST, GENERAL, UNIT, KernelCall, Spec, View
+
+Selector = Callable[[KernelCall, Target], NativeKernel]
 
 GUARD = 192  # bytes of canary on either side
 _WIDE = {"avx512", "evex512"}
