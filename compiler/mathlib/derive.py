@@ -1,0 +1,198 @@
+"""Derives compiler/mathlib/coefficients.py. A development tool: run `python -m compiler.mathlib.derive`.
+
+Polynomials interpolate a function's remainder, after its exactly representable leading terms, at Chebyshev nodes in
+high precision (within a small factor of minimax), of the least degree that meets the wanted error after rounding the
+coefficients. Rational functions are fitted by iteratively reweighted linear least squares (Sanathanan and Koerner,
+1963; Lawson's weights make the error level).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mpmath as mp
+import numpy as np
+
+mp.mp.prec = 320
+Function = Callable[[Any], Any]
+LN2, PI = mp.log(2), mp.pi
+
+
+def rounded(value: Any, bits: int) -> float:
+    """The nearest float of 24 or 53 bits."""
+    return float(np.float32(float(value))) if bits == 24 else float(value)
+
+
+def nodes(low: Any, high: Any, count: int) -> list[Any]:
+    """Chebyshev nodes of an interval."""
+    middle, half = (mp.mpf(high) + low) / 2, (mp.mpf(high) - low) / 2
+    return [middle + half * mp.cos(PI * (2 * i + 1) / (2 * count)) for i in range(count)]
+
+
+def fitted(values: list[tuple[Any, Any, Any]], degree: int, known: list[float]) -> list[Any]:
+    """Weighted least squares on (point, value, weight) rows for the coefficients after the `known` leading ones."""
+    first = len(known)
+    rows = [[w * x**k for k in range(first, degree + 1)] for x, _, w in values]
+    right = [w * (value - (mp.polyval(known[::-1], x) if known else 0)) for x, value, w in values]
+    return list(mp.lu_solve(mp.matrix(rows), mp.matrix(right)))
+
+
+def polynomial(remainder: Function, weight: Function, low: Any, high: Any, bits: int, slack: int = 4) -> list[float]:
+    """The shortest polynomial whose error times `weight` stays below 2^-(bits + slack) before rounding.
+
+    Coefficients are rounded one by one from the constant on, each time fitting the later ones anew, so that they
+    make up for the rounding.
+    """
+    values = [(x, remainder(x), weight(x)) for x in nodes(low, high, 62)]
+    for degree in range(1, 45):
+        exact = fitted(values, degree, [])
+        if max(abs((mp.polyval(exact[::-1], x) - value) * w) for x, value, w in values) < mp.mpf(2) ** -(bits + slack):
+            break
+    found: list[float] = []
+    while len(found) <= degree:
+        found.append(rounded(fitted(values, degree, found)[0], bits))
+    error = max(abs((mp.polyval(found[::-1], x) - value) * w) for x, value, w in values)
+    print(f"  degree {degree}, error 2^{float(mp.log(error, 2)):.1f}")
+    return found
+
+
+def rational(function: Function, high: Any, numerator: int, denominator: int) -> tuple[list[float], list[float]]:
+    """Float32 coefficients of p(z) / q(z), q(0) = 1, with level relative error for z in [0, high]."""
+    points = [high * (1 - mp.cos(PI * i / 159)) / 2 for i in range(160)]
+    values = [function(z) for z in points]
+    lawson, previous = [mp.mpf(1)] * len(points), [mp.mpf(1)] * len(points)
+    best: tuple[Any, Any, Any] = (mp.inf, [], [])
+    for _ in range(40):
+        rows, right = [], []
+        for z, value, weight, q in zip(points, values, lawson, previous, strict=True):
+            scale = mp.sqrt(weight) / (q * value)
+            rows.append(
+                [scale * z**k for k in range(numerator + 1)]
+                + [-scale * value * z**k for k in range(1, denominator + 1)]
+            )
+            right.append(scale * value)
+        solution = mp.lu_solve(mp.matrix(rows), mp.matrix(right))
+        p, q = list(solution[: numerator + 1]), [mp.mpf(1), *solution[numerator + 1 :]]
+        errors = [
+            abs(mp.polyval(p[::-1], z) / mp.polyval(q[::-1], z) / value - 1)
+            for z, value in zip(points, values, strict=True)
+        ]
+        if max(errors) < best[0]:
+            best = (max(errors), p, q)
+        previous = [mp.polyval(q[::-1], z) for z in points]
+        lawson = [w * e for w, e in zip(lawson, errors, strict=True)]
+        total = sum(lawson)
+        lawson = [w / total for w in lawson]
+    print(f"  rational {numerator}/{denominator}: relative error 2^{float(mp.log(best[0], 2)):.1f}")
+    return [rounded(c, 24) for c in best[1]], [rounded(c, 24) for c in best[2]]
+
+
+def odd(function: Function) -> Function:
+    """(f(x) - x) / x^3 as a function of z = x^2."""
+
+    def remainder(z: Any) -> Any:
+        x = mp.sqrt(z)
+        return (function(x) - x) / x**3
+
+    return remainder
+
+
+def odd_weight(function: Function) -> Function:
+    """Turns an error of the remainder of `odd` into a relative error of f."""
+    return lambda z: z * mp.sqrt(z) / function(mp.sqrt(z))
+
+
+def scaled_tail(cdf_scale: Any, centre: Any) -> Function:
+    """(u + centre) * g(u) as a function of t = (u - centre) / (u + centre), g(u) = c * exp(u^2 s^2) * erfc(u s)."""
+    scale, factor = cdf_scale
+
+    def value(t: Any) -> Any:
+        u = centre * (1 + t) / (1 - t)
+        return (u + centre) * factor * mp.exp((u * scale) ** 2) * mp.erfc(u * scale)
+
+    return value
+
+
+ERFC, NORMCDF = (mp.mpf(1), mp.mpf(1)), (mp.sqrt(mp.mpf(1) / 2), mp.mpf(1) / 2)
+ERF_LIMIT, TANH_LIMIT = 3.93, 9.02  # where float32 results have reached 1
+CENTRE = {"erfc": {24: 2.0, 53: 3.75}, "normcdf": {24: 3.0, 53: 5.25}}
+RANGE = {"erfc": {24: 10.2, 53: 27.4}, "normcdf": {24: 14.5, 53: 38.7}}
+
+
+def polynomials(bits: int) -> dict[str, list[float]]:
+    """Every polynomial for a format of `bits` significant bits."""
+    half_ln2 = LN2 / 2 * mp.mpf("1.0001")
+    low, high = mp.sqrt(mp.mpf(1) / 2) - 1, mp.sqrt(2) - 1
+    quarter = (PI / 4) ** 2 * mp.mpf("1.0001")
+    odds: dict[str, tuple[Function, Any]] = {
+        "SIN": (mp.sin, quarter), "ASIN": (mp.asin, 0.25), "ATAN": (mp.atan, 1), "SINH": (mp.sinh, 1),
+        "ASINH": (mp.asinh, 1), "ATANH": (mp.atanh, 0.25), "TANH": (mp.tanh, 0.3025),
+    }  # fmt: skip
+    if bits == 24:
+        odds["TAN"] = (mp.tan, quarter)
+    found = {name: polynomial(odd(f), odd_weight(f), 0, end, bits) for name, (f, end) in odds.items()}
+    found["EXP"] = polynomial(
+        lambda r: (mp.exp(r) - 1 - r) / r**2, lambda r: r**2 / mp.exp(r), -half_ln2, half_ln2, bits
+    )
+    found["EXPM1"] = polynomial(lambda r: (mp.exp(r) - 1 - r) / r**2, lambda r: r**2 / mp.expm1(r), -0.5, 0.5, bits)
+    found["EXP2"] = polynomial(lambda r: (mp.mpf(2) ** r - 1) / r, lambda r: r / mp.mpf(2) ** r, -0.5, 0.5, bits)
+    found["ACOSH"] = polynomial(
+        lambda t: mp.acosh(1 + t) / mp.sqrt(2 * t), lambda t: mp.sqrt(2 * t) / mp.acosh(1 + t), 0, 1, bits
+    )
+    found["COS"] = polynomial(
+        lambda z: (mp.cos(mp.sqrt(z)) - 1 + z / 2) / z**2, lambda z: z**2 / mp.cos(mp.sqrt(z)), 0, quarter, bits
+    )
+    if bits == 24:
+        found["LOG"] = polynomial(
+            lambda f: (mp.log1p(f) - f + f * f / 2) / f**3, lambda f: f**3 / mp.log1p(f), low, high, bits
+        )
+    else:
+        # log(1 + f) = f - f^2/2 + s (f^2/2 + R), s = f / (2 + f): R / s^2 in powers of s^2 (fdlibm's e_log.c).
+        end = (high / (2 + high)) ** 2 * mp.mpf("1.001")
+        found["LOG"] = polynomial(
+            lambda z: (2 * mp.atanh(mp.sqrt(z)) / mp.sqrt(z) - 2) / z, lambda z: z / 2, 0, end, bits
+        )
+        found["POW"] = polynomial(
+            lambda z: ((2 * mp.atanh(mp.sqrt(z)) / mp.sqrt(z) - 2) / z - mp.mpf(2) / 3) / z,
+            lambda z: z * z / 2,
+            0,
+            end,
+            bits,
+            15,
+        )
+        found["ERF"] = polynomial(
+            lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z), lambda z: mp.sqrt(z) / mp.erf(mp.sqrt(z)), 0, 0.25, bits
+        )
+    for name, scale in (("ERFC", ERFC), ("NORMCDF", NORMCDF)):
+        centre, end = CENTRE[name.lower()][bits], RANGE[name.lower()][bits]
+        value = scaled_tail(scale, mp.mpf(centre))
+        top = (end - mp.mpf(centre)) / (end + mp.mpf(centre))
+        found[name] = polynomial(value, lambda t, value=value: 1 / value(t), -1, top, bits, 3)
+    return found
+
+
+def main() -> None:
+    """Write the coefficient file."""
+    text = ['"""Coefficients, constant term first; written by compiler/mathlib/derive.py."""\n\n']
+    for bits in (24, 53):
+        for name, coefficients in polynomials(bits).items():
+            print(f"{name}{bits}: degree {len(coefficients) - 1}")
+            text.append(f"{name}_{bits} = {tuple(coefficients)}\n")
+    root = mp.sqrt
+    for name, function, end, p, q in (
+        ("ERF", lambda z: mp.erf(root(z)) / root(z) if z else 2 / root(PI), mp.mpf(ERF_LIMIT) ** 2, 5, 6),
+        ("TANH_RATIONAL", lambda z: mp.tanh(root(z)) / root(z) if z else mp.mpf(1), mp.mpf(TANH_LIMIT) ** 2, 5, 4),
+    ):
+        for part, coefficients in zip(("P", "Q"), rational(function, end, p, q), strict=True):
+            text.append(f"{name}_24_{part} = {tuple(coefficients)}\n")
+    for name, values in (("TAIL_CENTRE", CENTRE), ("TAIL_LIMIT", RANGE)):
+        text.append(f"{name} = {values}\n")
+    for name, value in (("ERF_LIMIT_24", ERF_LIMIT), ("TANH_LIMIT_24", TANH_LIMIT)):
+        text.append(f"{name} = {value}\n")
+    Path(__file__).with_name("coefficients.py").write_text("".join(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""exp and its relatives: reduction by multiples of ln 2, a polynomial for exp(r) - 1, scaling that reaches denormals."""
+
+from __future__ import annotations
+
+from compiler.expr import Expr, apply
+from compiler.mathlib import coefficients
+from compiler.mathlib.arithmetic import (
+    Format,
+    absolute,
+    choose,
+    clamp,
+    copysign,
+    fma,
+    format_of,
+    horner,
+    integer_bits,
+    less,
+    number,
+    parts,
+    power_of_two,
+    scale,
+)
+
+# Arguments beyond which exp is 0 or infinite, by the bits of the format.
+LOWEST = {24: -104.0, 53: -746.0}
+HIGHEST = {24: 89.0, 53: 710.0}
+
+
+def reduce_by_ln2(x: Expr, offset: int) -> tuple[Expr, Expr]:
+    """r and an integer whose low bits are n + offset, with x = n ln 2 + r and |r| about ln 2 / 2 at most."""
+    form = format_of(x)
+    shifted = fma(x, parts("log2e", form, 1)[0], form.magic + offset)
+    n = shifted - number(form.magic + offset, x)
+    high, low = parts("ln2", form, 2)
+    return fma(n, -low, fma(n, -high, x)), integer_bits(shifted)
+
+
+def exp_minus_one(r: Expr, table: str = "EXP") -> Expr:
+    """exp(r) - 1 for small r: r + r^2 Q(r)."""
+    return fma(r * r, horner(r, format_of(r).table(table)), r)
+
+
+def exp(x: Expr) -> Expr:
+    """e^x."""
+    form = format_of(x)
+    return _exp_clamped(clamp(x, LOWEST[form.bits], HIGHEST[form.bits]), 2 * form.bias)
+
+
+def _exp_clamped(x: Expr, offset: int) -> Expr:
+    """e^x * 2^(offset - 2 bias), x within the clamps."""
+    r, bits = reduce_by_ln2(x, offset)
+    near_one = fma(fma(horner(r, format_of(x).table("EXP")), r, 1.0), r, 1.0)
+    return scale(near_one, bits)
+
+
+def exp2(x: Expr) -> Expr:
+    """2^x."""
+    return exp2_of_sum(x, None)
+
+
+def expm1(x: Expr) -> Expr:
+    """e^x - 1 without cancellation. Computed as half the result, so that 2^(n - 1) never overflows."""
+    form = format_of(x)
+    near = less(absolute(x), 0.5)
+    # Below -0.7 * bits - 2 the result rounds to -1.
+    clamped = clamp(x, -0.7 * form.bits - 2.0, HIGHEST[form.bits])
+    reduced, bits = reduce_by_ln2(clamped, form.bias - 1)
+    small = exp_minus_one(choose(near, x, reduced), "EXPM1")
+    half_power = power_of_two(bits, form)
+    half = fma(small, half_power, half_power - 0.5)
+    return copysign(choose(near, small, half + half), x)
+
+
+def sigmoid(x: Expr) -> Expr:
+    """1 / (1 + e^-x), with e^x of the negative side computed as such: tiny results are exact too."""
+    form = format_of(x)
+    small = _exp_clamped(clamp(-absolute(x), LOWEST[form.bits], None), 2 * form.bias)
+    return choose(less(x, 0.0), small, 1.0) / (small + 1.0)
+
+
+def half_exp(x: Expr) -> Expr:
+    """e^x / 2 for x >= 0, infinite only where that is."""
+    form = format_of(x)
+    return _exp_clamped(clamp(x, None, HIGHEST[form.bits] + 1.0), 2 * form.bias - 1)
+
+
+def sinh(x: Expr) -> Expr:
+    """(e^x - e^-x) / 2."""
+    form, size = format_of(x), absolute(x)
+    square = size * size
+    near = fma(size * square, horner(square, form.table("SINH")), size)
+    half = half_exp(size)
+    return copysign(choose(less(size, 1.0), near, half - number(0.25, x) / half), x)
+
+
+def cosh(x: Expr) -> Expr:
+    """(e^x + e^-x) / 2."""
+    half = half_exp(absolute(x))
+    return half + number(0.25, x) / half
+
+
+def tanh(x: Expr) -> Expr:
+    """The hyperbolic tangent: a rational function in float32, through e^2x in float64."""
+    form = format_of(x)
+    return _tanh_single(x) if form.bits == 24 else _tanh_double(x, form)
+
+
+def _tanh_single(x: Expr) -> Expr:
+    x = clamp(x, -coefficients.TANH_LIMIT_24, coefficients.TANH_LIMIT_24)
+    square = x * x
+    numerator = x * horner(square, coefficients.TANH_RATIONAL_24_P)
+    return numerator / horner(square, coefficients.TANH_RATIONAL_24_Q)
+
+
+def _tanh_double(x: Expr, form: Format) -> Expr:
+    size = absolute(x)
+    square = size * size
+    near = fma(size * square, horner(square, form.table("TANH")), size)
+    grown = _exp_clamped(clamp(size + size, None, 40.0), 2 * form.bias)
+    far = number(1.0, x) - number(2.0, x) / (grown + 1.0)
+    return copysign(choose(less(size, 0.55), near, far), x)
+
+
+def exp2_of_sum(high: Expr, low: Expr | None) -> Expr:
+    """2^(high + low), `low` tiny."""
+    form = format_of(high)
+    high = clamp(high, -float(form.bias + form.bits), form.bias + 2.0)
+    magic = form.magic + 2 * form.bias
+    shifted = high + magic
+    r = high - (shifted - magic)
+    r = r if low is None else r + low
+    return scale(fma(horner(r, form.table("EXP2")), r, 1.0), integer_bits(shifted))
+
+
+def rsqrt(x: Expr) -> Expr:
+    """1 / sqrt(x), both rounded as IEEE asks."""
+    return number(1.0, x) / apply("sqrt", x)
