@@ -29,7 +29,7 @@ class ImportedTorch:
     parameters: constant name -> qualified name of the parameter or buffer it shares memory with.
     state: qualified names of buffers the module changes as it runs; they are graph inputs.
     writes: (graph output, input number) pairs: after a run the output is copied into that input.
-    simple_inputs: the module takes tensors by position only, one each, and `state` is empty: `flatten(args, {})` is args.
+    simple_inputs: every input is one tensor by position and there is no `state`: `flatten(args, {})` is args.
     result_kind: "tensor" or "tuple" where `unflatten` answers outputs[0] or tuple(outputs), else "tree".
     """
 
@@ -136,7 +136,9 @@ def load(
         state=imported.state,
         writes=imported.writes,
         results=imported.results,
-        simple_inputs=_is_flat(in_spec) and all(leaf.kind == "value" for leaf in imported.inputs) and not imported.state,
+        simple_inputs=_is_flat(in_spec)
+        and all(leaf.kind == "value" for leaf in imported.inputs)
+        and not imported.state,
         result_kind=_result_kind(program.call_spec.out_spec, imported.results, bool(imported.writes)),
         _program=program,
         _module=module,
@@ -167,9 +169,7 @@ def _forward_names(forward: Callable[..., Any] | None) -> tuple[str, ...]:
 
 def _is_flat(in_spec: Any) -> bool:
     positional, keywords = in_spec.child(0), in_spec.child(1)
-    return keywords.num_children == 0 and all(
-        positional.child(i).is_leaf() for i in range(positional.num_children)
-    )
+    return keywords.num_children == 0 and all(positional.child(i).is_leaf() for i in range(positional.num_children))
 
 
 def _result_kind(out_spec: Any, results: Sequence[Leaf], writes: bool) -> str:

@@ -7,28 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import ModelError, ShapeError
+from compiler.frontends.aten import ROWS
 
 if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
 
-# ATen calls kept whole although torch would decompose them: there are ops for them.
-KEPT = (
-    "linear", "matmul", "scaled_dot_product_attention", "layer_norm", "rms_norm", "group_norm", "instance_norm",
-    "lstm", "gru", "rnn_tanh", "rnn_relu", "_grouped_mm", "addmm", "baddbmm", "_softmax", "_log_softmax", "glu",
-    "mish", "hardswish", "hardsigmoid", "linalg_vector_norm", "silu", "leaky_relu", "elu", "softplus", "hardtanh",
-    "triu", "tril", "stack", "diagonal", "pixel_shuffle", "channel_shuffle", "roll", "logsumexp", "eye", "std",
-    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
-    "replication_pad3d", "lerp", "repeat_interleave", "_prelu_kernel", "unbind", "split", "split_with_sizes",
-    "_adaptive_avg_pool3d", "adaptive_avg_pool1d", "var_mean", "floor_divide", "clamp_min", "clamp_max", "bucketize",
-)  # fmt: skip
 DROPPED_BATCH = 2  # an example size of 0 or 1 on a dynamic dim becomes this: torch.export takes 0 and 1 for constants
 
 
 def export(
     model: torch.nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
 ) -> ExportedProgram:
-    """`model` as an exported program of core ATen calls and the calls of KEPT, functional (no in-place writes).
+    """`model` as an exported program without in-place writes, of calls that have rows where torch can put it that way.
 
     `dynamic_shapes` as in torch.export, where a plain string also names a dim. Raises ShapeError where the model
     does not allow a dim to vary, ModelError where torch.export cannot follow it.
@@ -67,13 +58,17 @@ def size_names(program: ExportedProgram) -> dict[Any, str]:
     return names
 
 
-def _decompositions() -> dict[Any, Callable[..., Any]]:
+def _decompositions() -> Any:
+    """Core ATen decompositions, except that a call with a row of its own stays whole (linear, layer_norm, lstm...), and
+    one without is taken apart wherever torch knows how."""
     import torch
 
     table = torch.export.default_decompositions()
+    for operator, function in torch._decomp.decomposition_table.items():
+        if operator not in table and isinstance(operator, torch._ops.OpOverload) and str(operator) not in ROWS:
+            table[operator] = function
     for operator in list(table):
-        namespace, _, name = operator.name().partition("::")
-        if namespace == "aten" and name.partition(".")[0] in KEPT:
+        if str(operator) in ROWS:
             table.pop(operator)
     return table
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from compiler.errors import ModelError, UnsupportedOp
 from compiler.frontends.aten import ROWS, SIZE_ROWS, AtenBuilder
 from compiler.frontends.aten.base import shape_of, tensor_type, to_tensor
@@ -16,7 +14,6 @@ from compiler.ir import Graph, ImportedNode, Value
 from compiler.types import TensorType, of_array
 
 if TYPE_CHECKING:
-    import torch
     from torch import fx
     from torch.export import ExportedProgram
 
@@ -155,7 +152,9 @@ def _call(work: _Import, node: fx.Node) -> None:
         parts = work.known.get(source.name)
         work.known[node.name] = parts[number] if parts is not None else None
         if parts is not None and parts[number] is None and node.users:
-            work.refused.append(f"{_place(source)}: result {number} of {source.target} is used; only its first is given")
+            work.refused.append(
+                f"{_place(source)}: result {number} of {source.target} is used; only its first is given"
+            )
         return
     size_row = SIZE_ROWS.get(name)
     row = ROWS.get(name)

@@ -1,12 +1,12 @@
-"""The ATen table: rows from ATen calls to ops, one file a family. Importing this package fills ROWS; it needs no torch."""
+"""The ATen table: rows from ATen calls to ops, one file a family. Importing it fills ROWS and needs no torch."""
 
 from __future__ import annotations
 
-from compiler.frontends.aten import index, make, norm, pointwise, pool, product, recurrent, reduce, shape
+from compiler.frontends.aten import activation, index, make, norm, pointwise, pool, product, recurrent, reduce, shape
 from compiler.frontends.aten.base import ROWS, AtenBuilder
 from compiler.frontends.aten.sizes import SIZE_ROWS
 
 __all__ = [
     "ROWS", "SIZE_ROWS", "AtenBuilder",
-    "index", "make", "norm", "pointwise", "pool", "product", "recurrent", "reduce", "shape",
+    "activation", "index", "make", "norm", "pointwise", "pool", "product", "recurrent", "reduce", "shape",
 ]  # fmt: skip

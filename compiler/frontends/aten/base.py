@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from compiler import dims, dtypes
+from compiler import dtypes
 from compiler.builder import Builder
 from compiler.dims import Dim, Size
 from compiler.dtypes import DType

@@ -8,7 +8,8 @@ import numpy as np
 
 from compiler import dims, dtypes
 from compiler.dims import Size
-from compiler.expr import apply, const, select
+from compiler.expr import Expr, apply, const, select
+from compiler.expr import index as position
 from compiler.frontends.aten.base import (
     AtenBuilder,
     Operand,
@@ -48,21 +49,23 @@ def _index_select(b: AtenBuilder, x: Value, axis: int, index: Value) -> Value:
 def _index(b: AtenBuilder, x: Value, indices: Indices) -> Value:
     """Advanced indexing as NumPy's: the indexed axes become one, read by one combined index."""
     axes = _indexed_axes(b, indices)
-    position = axes[0] if axes == list(range(axes[0], axes[0] + len(axes))) else 0
+    at = axes[0] if axes == list(range(axes[0], axes[0] + len(axes))) else 0
     rest = [axis for axis in range(tensor_type(x).rank) if axis not in axes]
-    x = transpose(b, x, [*rest[:position], *axes, *rest[position:]])
+    x = transpose(b, x, [*rest[:at], *axes, *rest[at:]])
     shape = shape_of(x)
-    joined = shape[position : position + len(axes)]
+    joined = shape[at : at + len(axes)]
     combined = _combine(b, [indices[axis] for axis in axes], joined)  # type: ignore[misc]
-    flat = reshape(b, x, [*shape[:position], dims.product(joined), *shape[position + len(axes) :]])
-    return b.emit("take", flat, combined, axis=position)
+    flat = reshape(b, x, [*shape[:at], dims.product(joined), *shape[at + len(axes) :]])
+    return b.emit("take", flat, combined, axis=at)
 
 
 def _indexed_axes(b: AtenBuilder, indices: Indices) -> list[int]:
     axes = [axis for axis, index in enumerate(indices) if index is not None]
     for axis in axes:
         if tensor_type(indices[axis]).dtype == dtypes.boolean:  # type: ignore[arg-type]
-            raise unsupported(b, "indexing by a boolean mask: the result's size is data; use torch.where or masked_fill")
+            raise unsupported(
+                b, "indexing by a boolean mask: the result's size is data; use torch.where or masked_fill"
+            )
     return axes
 
 
@@ -147,13 +150,13 @@ def _scatter_reduce(
 ) -> Value:
     reduction = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}.get(reduce)
     if reduction is None or not include_self:
-        raise unsupported(b, f"scatter_reduce {reduce} with include_self={include_self}; expected sum, prod, amax or amin")
+        raise unsupported(
+            b, f"scatter_reduce {reduce} with include_self={include_self}; expected sum, prod, amax or amin"
+        )
     return _scatter_elements(b, x, axis, index, source, reduction)
 
 
-def _scatter_elements(
-    b: AtenBuilder, x: Value, axis: int, index: Value, source: Operand, reduction: str
-) -> Value:
+def _scatter_elements(b: AtenBuilder, x: Value, axis: int, index: Value, source: Operand, reduction: str) -> Value:
     shape = shape_of(index)
     updates = to_tensor(b, source, b.dtype)
     if shape_of(updates) == ():
@@ -174,12 +177,38 @@ def _slice_scatter(
     end: Size | None = None,
     step: int = 1,
 ) -> Value:
-    if step != 1:
-        raise unsupported(b, f"writing a slice with step {step}; expected step 1")
     axis = axis_of(axis, tensor_type(x).rank)
     extent = shape_of(x)[axis]
-    first, size = slice_bounds(0 if start is None else start, extent if end is None else end, 1, extent)
-    return _overwrite(b, x, source, axis, first, size)
+    first, size = slice_bounds(0 if start is None else start, extent if end is None else end, step, extent)
+    if step == 1 or size == 0:
+        return _overwrite(b, x, source, axis, first, size)
+    # Every position reads the source at its (clamped) place in the slice; positions between keep x.
+    source = _fit(b, source, x, axis, size)
+    line = b.emit("map", outputs=(position(0),), shape=(extent,))
+    place = pointwise(b, (line, first, size), lambda p, s, n: _clamped((p - s) / step, n), dtypes.int64, dtypes.int64)
+    spread = b.emit("take", source, place, axis=axis)
+
+    def build(old: Expr, new: Expr, s: Expr, n: Expr) -> Expr:
+        offset = position(axis) - s
+        inside = apply("eq", offset, _clamped(offset / step, n) * step)
+        return select(inside, new, old)
+
+    return pointwise(b, (x, spread, to_tensor(b, first), to_tensor(b, size)), build, raw=4)
+
+
+def _clamped(position: Expr, size: Expr) -> Expr:
+    return apply("max", apply("min", position, size - 1), const(0, position.dtype))
+
+
+@aten("aten.unfold.default")
+def _unfold(b: AtenBuilder, x: Value, axis: int, size: int, step: int) -> Value:
+    """Windows along an axis: the axis counts windows, a new last axis the elements of one."""
+    rank = tensor_type(x).rank
+    axis = axis_of(axis, rank)
+    count = (shape_of(x)[axis] - size) // step + 1
+    positions = b.emit("map", outputs=(position(0) * step + position(1),), shape=(count, size))
+    windows = b.emit("take", x, positions, axis=axis)
+    return transpose(b, windows, [*(a for a in range(rank + 1) if a != axis + 1), axis + 1])
 
 
 @aten("aten.select_scatter.default")
@@ -194,10 +223,7 @@ def _select_scatter(b: AtenBuilder, x: Value, source: Value, axis: int, index: S
 
 def _overwrite(b: AtenBuilder, x: Value, source: Value, axis: int, start: Size, size: Size) -> Value:
     extent = shape_of(x)[axis]
-    source = convert(b, source, tensor_type(x).dtype)
-    wanted = (*shape_of(x)[:axis], size, *shape_of(x)[axis + 1 :])
-    if shape_of(source) != wanted:
-        source = b.emit("expand", source, b.sizes(wanted))
+    source = _fit(b, source, x, axis, size)
     after = extent - (start + size)
     parts = [
         *([slice_axis(b, x, axis, 0, start)] if start != 0 else []),
@@ -205,3 +231,10 @@ def _overwrite(b: AtenBuilder, x: Value, source: Value, axis: int, start: Size, 
         *([slice_axis(b, x, axis, start + size, after)] if after != 0 else []),
     ]
     return parts[0] if len(parts) == 1 else b.emit("concat", *parts, axis=axis)
+
+
+def _fit(b: AtenBuilder, source: Value, x: Value, axis: int, size: Size) -> Value:
+    """What is written into `size` places of x along `axis`, in x's type and broadcast to its other axes."""
+    source = convert(b, source, tensor_type(x).dtype)
+    wanted = (*shape_of(x)[:axis], size, *shape_of(x)[axis + 1 :])
+    return source if shape_of(source) == wanted else b.emit("expand", source, b.sizes(wanted))

@@ -33,8 +33,12 @@ def _arange(b: AtenBuilder, start: Scalar, end: Scalar, step: Scalar = 1, **igno
     else:
         count = dims.maximum(-((start - end) // step), 0)  # type: ignore[operator,arg-type]
     wide = dtypes.float64 if b.dtype.is_float else dtypes.int64
-    line = b.emit("map", outputs=(cast(index(0), wide),), shape=(count,))
-    return pointwise(b, (line, start, step), lambda i, first, stride: first + i * stride, wide)
+    place = cast(index(0), wide)
+    if isinstance(start, Dim) or isinstance(step, Dim):
+        line = b.emit("map", outputs=(place,), shape=(count,))
+        return pointwise(b, (line, start, step), lambda i, first, stride: first + i * stride, wide)
+    place = place if step == 1 else place * step
+    return b.emit("map", outputs=(cast(place if start == 0 else place + start, b.dtype),), shape=(count,))
 
 
 @aten("aten.arange.default")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import ml_dtypes
 import numpy as np
 
 from compiler.dims import Size
 from compiler.dtypes import DType
-from compiler.frontends.aten.base import AtenBuilder, aten, shape_of, tensor_type, unsupported
+from compiler.frontends.aten.base import AtenBuilder, aten, compute_type, shape_of, tensor_type, unsupported
 from compiler.ir import Value
 
 
@@ -47,7 +46,7 @@ def _rms_norm(
     b: AtenBuilder, x: Value, shape: Sequence[Size], weight: Value | None = None, eps: float | None = None
 ) -> Value:
     if eps is None:
-        eps = float(ml_dtypes.finfo(tensor_type(x).dtype.numpy).eps)
+        eps = float(np.finfo(compute_type(b.dtype).numpy).eps)
     return b.emit("rms_norm", x, weight, axis=-len(shape), epsilon=eps)
 
 

@@ -21,11 +21,6 @@ from compiler.frontends.aten.base import (
 from compiler.ir import Value
 
 
-def _gelu_tanh(x: Expr) -> Expr:
-    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
-    return 0.5 * x * (1.0 + apply("tanh", inner))
-
-
 def _sign(x: Expr) -> Expr:
     zero, one = const(0, x.dtype), const(1, x.dtype)
     below = const(-1 if x.dtype.kind != "uint" else 0, x.dtype)
@@ -43,14 +38,9 @@ UNARY: dict[str, Callable[[Expr], Expr]] = {
         )
     },
     "reciprocal": lambda x: 1.0 / x,
-    "silu": lambda x: x * apply("sigmoid", x),
-    "relu": lambda x: apply("max", x, const(0, x.dtype)),
     "square": lambda x: x * x,
     "sign": _sign,
     "sgn": _sign,
-    "hardsigmoid": lambda x: _clip(x + 3.0, 0.0, 6.0) / 6.0,
-    "hardswish": lambda x: x * _clip(x + 3.0, 0.0, 6.0) / 6.0,
-    "mish": lambda x: x * apply("tanh", _softplus(x, 1.0, 20.0)),
 }
 
 # Functions that leave integers (and what is already whole) as they are.
@@ -70,6 +60,10 @@ BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
     "bitwise_xor": lambda x, y: apply("xor", x, y),
     "bitwise_left_shift": lambda x, y: apply("shl", x, y),
     "bitwise_right_shift": lambda x, y: apply("shr", x, y),
+    "__lshift__": lambda x, y: apply("shl", x, y),
+    "__rshift__": lambda x, y: apply("shr", x, y),
+    "fmax": lambda x, y: _numbers("max", x, y),
+    "fmin": lambda x, y: _numbers("min", x, y),
     "hypot": lambda x, y: apply("sqrt", x * x + y * y),
 }
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
@@ -80,13 +74,9 @@ def _logical_or(fn: str, logical: str, x: Expr, y: Expr) -> Expr:
     return apply(logical if x.dtype == dtypes.boolean else fn, x, y)
 
 
-def _clip(x: Expr, low: float, high: float) -> Expr:
-    return apply("min", apply("max", x, const(low, x.dtype)), const(high, x.dtype))
-
-
-def _softplus(x: Expr, beta: float, threshold: float) -> Expr:
-    scaled = x * beta
-    return select(apply("gt", scaled, const(threshold, x.dtype)), x, apply("log1p", apply("exp", scaled)) / beta)
+def _numbers(fn: str, x: Expr, y: Expr) -> Expr:
+    # A NaN gives way to the other operand.
+    return select(apply("ne", x, x), y, select(apply("ne", y, y), x, apply(fn, x, y)))
 
 
 def _remainder(x: Expr, y: Expr) -> Expr:
@@ -218,40 +208,6 @@ def _round_decimals(b: AtenBuilder, x: Value, decimals: int = 0) -> Value:
     return pointwise(b, (x,), lambda e: apply("rint", e / scale) * scale)
 
 
-@aten("aten.gelu.default")
-def _gelu(b: AtenBuilder, x: Value, approximate: str = "none") -> Value:
-    return pointwise(b, (x,), _gelu_tanh if approximate == "tanh" else lambda e: e * apply("normcdf", e))
-
-
-@aten("aten.leaky_relu.default")
-def _leaky_relu(b: AtenBuilder, x: Value, slope: float = 0.01) -> Value:
-    return pointwise(b, (x,), lambda e: select(apply("gt", e, const(0, e.dtype)), e, e * slope))
-
-
-@aten("aten._prelu_kernel.default")
-def _prelu(b: AtenBuilder, x: Value, weight: Value) -> Value:
-    return pointwise(b, (x, weight), lambda e, w: select(apply("gt", e, const(0, e.dtype)), e, w * e))
-
-
-@aten("aten.elu.default")
-def _elu(b: AtenBuilder, x: Value, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Value:
-    def build(e: Expr) -> Expr:
-        below = apply("expm1", e * input_scale) * (alpha * scale)
-        return select(apply("gt", e, const(0, e.dtype)), e * scale, below)
-
-    return pointwise(b, (x,), build)
-
-
-@aten("aten.softplus.default")
-def _softplus_row(b: AtenBuilder, x: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
-    return pointwise(b, (x,), lambda e: _softplus(e, beta, threshold))
-
-
-@aten("aten.hardtanh.default")
-def _hardtanh(b: AtenBuilder, x: Value, low: float = -1.0, high: float = 1.0) -> Value:
-    return _clamp(b, x, low, high)
-
-
 @aten("aten.clamp.default", "aten.clamp.Tensor")
 def _clamp(b: AtenBuilder, x: Value, min: Operand | None = None, max: Operand | None = None) -> Value:
     bounds = [(fn, bound) for fn, bound in (("max", min), ("min", max)) if bound is not None]
@@ -285,6 +241,17 @@ def _isinf(b: AtenBuilder, x: Value) -> Value:
     if not held.is_float:
         return pointwise(b, (x,), lambda e: apply("ne", e, e), held)
     return pointwise(b, (x,), lambda e: apply("eq", apply("abs", e), const(math.inf, held)), held)
+
+
+@aten("aten.signbit.default")
+def _signbit(b: AtenBuilder, x: Value) -> Value:
+    held = tensor_type(x).dtype
+
+    def build(e: Expr) -> Expr:
+        one = apply("copysign", const(1, held), e) if held.is_float else e
+        return apply("lt", one, const(0, held))
+
+    return pointwise(b, (x,), build, held)
 
 
 @aten("aten.logical_not.default")

@@ -10,6 +10,7 @@ from compiler.expr import apply
 from compiler.frontends.aten.base import (
     ROWS,
     AtenBuilder,
+    Row,
     aten,
     pointwise,
     reshape,
@@ -48,7 +49,7 @@ def _pool(b: AtenBuilder, x: Value, fn: str, spatial: int, kernel: Ints, stride:
     return reshape(b, pooled, shape_of(pooled)[1:]) if single else pooled
 
 
-def _max_pool(spatial: int):  # noqa: ANN202 - a row, see base.Row
+def _max_pool(spatial: int) -> Row:
     def row(
         b: AtenBuilder,
         x: Value,
@@ -63,7 +64,7 @@ def _max_pool(spatial: int):  # noqa: ANN202 - a row, see base.Row
     return row
 
 
-def _avg_pool(spatial: int):  # noqa: ANN202 - a row, see base.Row
+def _avg_pool(spatial: int) -> Row:
     def row(
         b: AtenBuilder,
         x: Value,

@@ -22,6 +22,7 @@ from compiler.frontends.aten.base import (
     transpose,
     unsupported,
 )
+from compiler.frontends.aten.reduce import total
 from compiler.ir import Value
 
 
@@ -169,6 +170,19 @@ def _grouped_mm(
     if offs is None and bias is None:
         return convert(b, b.emit("matmul", x, y), b.dtype)
     raise unsupported(b, "aten._grouped_mm with offsets: the groups' sizes are data; batch the experts with bmm")
+
+
+@aten("aten._trilinear.default")
+def _trilinear(b: AtenBuilder, *operands: object) -> Value:
+    """Three tensors given new axes, multiplied, and summed over some axes (torch.nn.Bilinear)."""
+    tensors, expands, summed = operands[:3], operands[3:6], operands[6]
+    widened = []
+    for x, axes in zip(tensors, expands, strict=True):
+        shape = list(shape_of(x))  # type: ignore[arg-type]
+        for axis in axes:  # type: ignore[attr-defined]
+            shape.insert(axis, 1)
+        widened.append(reshape(b, x, shape))  # type: ignore[arg-type]
+    return total(b, pointwise(b, widened, lambda p, q, r: p * q * r), summed)  # type: ignore[arg-type]
 
 
 @aten("aten.channel_shuffle.default")

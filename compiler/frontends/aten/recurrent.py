@@ -13,7 +13,9 @@ GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
 
 
 @aten("aten.lstm.input")
-def _lstm(b: AtenBuilder, x: Value, states: Sequence[Value], weights: Sequence[Value], *settings: Any) -> tuple[Value, ...]:
+def _lstm(
+    b: AtenBuilder, x: Value, states: Sequence[Value], weights: Sequence[Value], *settings: Any
+) -> tuple[Value, ...]:
     return _layers(b, "lstm", x, states, weights, settings, {})
 
 

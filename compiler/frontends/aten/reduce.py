@@ -47,7 +47,8 @@ def _element(x: Value, dtype: DType) -> Expr:
 
 
 @aten("aten.sum.default", "aten.sum.dim_IntList")
-def _sum(b: AtenBuilder, x: Value, axes: Axes = None, keepdim: bool = False, *, dtype: DType | None = None) -> Value:
+def total(b: AtenBuilder, x: Value, axes: Axes = None, keepdim: bool = False, *, dtype: DType | None = None) -> Value:
+    """The sum over `axes` (None: all), accumulated in torch's computing type of the result."""
     acc = compute_type(b.dtype)
     return _reduce(b, x, axes, keepdim, [Stage("sum", _element(x, acc))], [cast(stat(0, acc), b.dtype)])[0]
 
@@ -85,12 +86,11 @@ def _std(b: AtenBuilder, x: Value, axes: Axes = None, unbiased: bool = True, kee
     return _variance(b, x, axes, _correction(unbiased, correction), keepdim, rows)[0]
 
 
-@aten("aten.var_mean.correction")
-def _var_mean(
-    b: AtenBuilder, x: Value, axes: Axes = None, *, correction: float | None = None, keepdim: bool = False
-) -> tuple[Value, ...]:
+@aten("aten.var_mean.correction", "aten.var_mean.dim", "aten.var_mean.default")
+def _var_mean(b: AtenBuilder, x: Value, axes: Axes = None, unbiased: bool = True, keepdim: bool = False, *,
+              correction: float | None = None) -> tuple[Value, ...]:  # fmt: skip
     rows = [_spread, lambda acc, freedom: stat(0, acc) / extent(acc)]
-    return _variance(b, x, axes, _correction(True, correction), keepdim, rows)
+    return _variance(b, x, axes, _correction(unbiased, correction), keepdim, rows)
 
 
 def _correction(unbiased: bool, correction: float | None) -> float:
@@ -179,6 +179,14 @@ def _vector_norm(
     return _reduce(b, x, axes, keepdim, [Stage(fn, term)], [cast(result, b.dtype)])[0]
 
 
+@aten("aten._cdist_forward.default")
+def _cdist(b: AtenBuilder, x: Value, y: Value, order: float, compute_mode: int | None) -> Value:
+    """Distances [.., M, N] between the rows of x [.., M, K] and of y [.., N, K], by differences, not products."""
+    rows = reshape(b, x, [*shape_of(x)[:-1], 1, shape_of(x)[-1]])
+    columns = reshape(b, y, [*shape_of(y)[:-2], 1, *shape_of(y)[-2:]])
+    return _vector_norm(b, pointwise(b, (rows, columns), lambda p, q: p - q), order, -1)
+
+
 @aten("aten._softmax.default", "aten.softmax.int")
 def _softmax(b: AtenBuilder, x: Value, axis: int, half_to_float: bool = False, **ignored: object) -> Value:
     return _normalised(b, x, axis, "softmax")
@@ -202,7 +210,7 @@ def _cumsum(b: AtenBuilder, x: Value, axis: int, *, dtype: DType | None = None) 
     x = convert(b, x, b.dtype)
     if not shape_of(x):
         return x
-    return b.emit("cumsum", x, b.constant(axis_of(axis, tensor_type(x).rank)))
+    return b.emit("cum_sum", x, b.constant(axis_of(axis, tensor_type(x).rank)))
 
 
 @aten("aten.topk.default")
@@ -210,7 +218,7 @@ def _topk(
     b: AtenBuilder, x: Value, k: int, axis: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[Value, ...]:
     attrs = {"axis": axis_of(axis, tensor_type(x).rank), "largest": int(largest), "sorted": int(sorted)}
-    return b.emit_many("topk", (x, b.sizes((k,))), attrs, ("values", "indices"))
+    return b.emit_many("top_k", (x, b.sizes((k,))), attrs, ("values", "indices"))
 
 
 @aten("aten.sort.default")
