@@ -32,11 +32,9 @@ class Options:
             threads = _threads_of_environment() or usable_cores()
         if threads < 1:
             raise ValueError(f"threads: {threads}, expected at least 1 (None to use what the machine offers)")
-        if isinstance(cache, bool):
-            folder = _cache_folder() if cache else None
-        else:
-            folder = Path(cache)
-        return Options(int(threads), folder)
+        if cache is True:
+            return Options(int(threads), _cache_folder())
+        return Options(int(threads), None if cache is False else Path(cache))
 
 
 def _threads_of_environment() -> int | None:

@@ -1,0 +1,169 @@
+"""A compiled model: binds inputs, runs, and says what ran."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from backends.native.executable import CallRow, Executable, Statistics
+from backends.native.sizes import GuardBroken
+from compiler.errors import ModelError, ShapeError
+from compiler.ir import Graph
+from compiler.kernels import HostCall
+from runtime.binding import in_order, spec_of, to_array, to_torch
+from runtime.ledger import LedgerRow, ledger, table
+
+SPECIALIZED = 16  # programs kept for sizes that break the general one's guards
+
+
+class Runner(Protocol):
+    """What runs: backends.native's Executable, or a reference executable."""
+
+    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Fresh outputs for inputs in order."""
+
+
+class Structure(Protocol):
+    """How a torch module nests its inputs and results; see compiler.frontends.torch.ImportedTorch."""
+
+    simple_inputs: bool
+    result_kind: str
+
+    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The graph's inputs in a call's arguments."""
+
+    def unflatten(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> Any:
+        """The module's results from the graph's outputs."""
+
+
+class Program:
+    """A compiled model. `program(*inputs, **named)` takes NumPy arrays or torch tensors in the model's input order or by
+    name; a torch model answers with torch tensors in the module's own structure, an ONNX model with a tuple of arrays.
+
+    Inputs are read in place where they are C-contiguous and in native byte order, else copied; outputs are fresh
+    memory. Raises DtypeError, ShapeError (wrong rank or size) or ModelError (missing, unknown or surplus inputs).
+    Programs may be called from several threads.
+    """
+
+    __slots__ = (
+        "__call__", "__weakref__", "_executable", "_fetch_weights", "_hint", "_imported", "_lock", "_notes", "_specialize",
+        "_specialized", "_structure", "inputs", "outputs",
+    )  # fmt: skip
+
+    # A slot of this name makes Python call what the instance holds there, without a Python frame in between.
+    __call__: Callable[..., Any]
+
+    def __init__(
+        self,
+        graph: Graph,
+        executable: Runner,
+        notes: Mapping[str, str],
+        *,
+        structure: Structure | None = None,
+        specialize: Callable[[tuple[tuple[int, ...], ...]], Runner] | None = None,
+        fetch_weights: Callable[[], Mapping[str, np.ndarray]] | None = None,
+        hint: str = "",
+    ) -> None:
+        """graph: the model as imported (its constants are not kept), its outputs of the types `executable` yields;
+        notes: why nodes without a call need none; specialize(shapes): an executable for inputs of just these shapes, for
+        calls that break a guard; fetch_weights(): the present weights, for `refresh`; hint: what an error about a
+        fixed size should advise."""
+        names = graph.output_names or tuple(value.name for value in graph.outputs)
+        self.inputs = tuple(spec_of(value, value.name, graph.size_names) for value in graph.inputs)
+        self.outputs = tuple(spec_of(v, name, graph.size_names) for v, name in zip(graph.outputs, names, strict=True))
+        self._executable, self._structure, self._hint = executable, structure, hint
+        self._imported, self._notes = graph.imported, notes
+        self._specialize, self._fetch_weights = specialize, fetch_weights
+        self._specialized: OrderedDict[tuple[tuple[int, ...], ...], Runner] = OrderedDict()
+        self._lock = threading.Lock()
+        self.__call__ = self._call if structure is None else self._call_torch
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Outputs by name for inputs by name."""
+        results = self._arrays(in_order(self.inputs, (), inputs))
+        if self._structure is not None:
+            results = [to_torch(result) for result in results]
+        return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
+
+    def ledger(self) -> list[LedgerRow]:
+        """What ran each node of the imported model; runs are counted since the program was compiled."""
+        return ledger(self._imported, self._notes, self._calls())
+
+    def explain(self) -> str:
+        """The ledger as a table, then the plan: its kernels, memory and cuts."""
+        lines = [table(self.ledger()), ""]
+        statistics = self.statistics()
+        if statistics is not None:
+            lines.append(
+                f"{statistics.kernels} distinct kernels, {statistics.plans} plans, "
+                f"{statistics.weight_bytes / 2**20:.1f} MiB of weights, {statistics.arena_bytes / 2**20:.1f} MiB of arena"
+            )
+        cuts = [row for row in self._calls() if isinstance(row.call, HostCall)]
+        lines.append(f"cuts: {len(cuts) or 'none'}")
+        lines += [
+            f"  {row.where[0] if row.where else row.kernel}: {row.kernel} on the host: {row.reason}" for row in cuts
+        ]
+        return "\n".join(lines)
+
+    def statistics(self) -> Statistics | None:
+        """Kernels, plans and memory; None for a program that is not compiled to kernels."""
+        return self._executable.statistics() if isinstance(self._executable, Executable) else None
+
+    def refresh(self) -> None:
+        """Take the module's present weights. Nothing is compiled. Not while another thread runs the program.
+
+        Raises ModelError for a model whose weights cannot change (an ONNX model).
+        """
+        if self._fetch_weights is None:
+            raise ModelError("refresh: this model's weights are fixed; compile it again from the changed model")
+        weights = self._fetch_weights()
+        for runner in (self._executable, *self._specialized.values()):
+            if isinstance(runner, Executable):
+                runner.refresh(weights)
+
+    def __repr__(self) -> str:
+        inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
+        return f"Program({inputs} -> {outputs})"
+
+    def _call(self, *args: Any, **named: Any) -> tuple[Any, ...]:
+        return tuple(self._arrays(in_order(self.inputs, args, named)))
+
+    def _call_torch(self, *args: Any, **named: Any) -> Any:
+        structure = self._structure
+        assert structure is not None
+        inputs = list(args) if structure.simple_inputs and not named else structure.flatten(args, named)
+        if len(inputs) != len(self.inputs):
+            inputs = in_order(self.inputs, inputs, {})
+        outputs = [to_torch(array) for array in self._arrays(inputs)]
+        if structure.result_kind == "tensor":
+            return outputs[0]
+        return tuple(outputs) if structure.result_kind == "tuple" else structure.unflatten(outputs, inputs)
+
+    def _arrays(self, values: Sequence[Any]) -> list[Any]:
+        """Outputs as arrays for inputs in order."""
+        arrays = [to_array(value, spec, self._hint) for value, spec in zip(values, self.inputs, strict=True)]
+        try:
+            return self._executable.run(arrays)
+        except GuardBroken as broken:
+            return self._special(tuple(array.shape for array in arrays), broken).run(arrays)
+
+    def _special(self, shapes: tuple[tuple[int, ...], ...], broken: GuardBroken) -> Runner:
+        """The executable for inputs of these shapes, which the general one does not serve."""
+        if self._specialize is None:
+            raise ShapeError(f"{broken}, which input shapes {list(map(list, shapes))} contradict") from broken
+        with self._lock:
+            found = self._specialized.get(shapes)
+            if found is None:
+                found = self._specialized[shapes] = self._specialize(shapes)
+            self._specialized.move_to_end(shapes)
+            while len(self._specialized) > SPECIALIZED:
+                self._specialized.popitem(last=False)
+            return found
+
+    def _calls(self) -> list[CallRow]:
+        runners = (self._executable, *self._specialized.values())
+        return [row for runner in runners if isinstance(runner, Executable) for row in runner.rows()]
