@@ -41,8 +41,9 @@ class Structure(Protocol):
 
 
 class Program:
-    """A compiled model. `program(*inputs, **named)` takes NumPy arrays or torch tensors in the model's input order or by
-    name; a torch model answers with torch tensors in the module's own structure, an ONNX model with a tuple of arrays.
+    """A compiled model. `program(*inputs, **named)` takes NumPy arrays or torch tensors in the model's input order or
+    by name; a torch model answers with torch tensors in the module's own structure, an ONNX model with a tuple of
+    arrays.
 
     Inputs are read in place where they are C-contiguous and in native byte order, else copied; outputs are fresh
     memory. Raises DtypeError, ShapeError (wrong rank or size) or ModelError (missing, unknown or surplus inputs).
@@ -50,8 +51,8 @@ class Program:
     """
 
     __slots__ = (
-        "__call__", "__weakref__", "_executable", "_fetch_weights", "_hint", "_imported", "_lock", "_notes", "_specialize",
-        "_specialized", "_structure", "inputs", "outputs",
+        "__call__", "__weakref__", "_executable", "_fetch_weights", "_hint", "_imported", "_lock", "_notes",
+        "_specialize", "_specialized", "_structure", "inputs", "outputs",
     )  # fmt: skip
 
     # A slot of this name makes Python call what the instance holds there, without a Python frame in between.
@@ -69,9 +70,9 @@ class Program:
         hint: str = "",
     ) -> None:
         """graph: the model as imported (its constants are not kept), its outputs of the types `executable` yields;
-        notes: why nodes without a call need none; specialize(shapes): an executable for inputs of just these shapes, for
-        calls that break a guard; fetch_weights(): the present weights, for `refresh`; hint: what an error about a
-        fixed size should advise."""
+        notes: why nodes without a call need none; specialize(shapes): an executable for inputs of just these shapes,
+        for calls that break a guard; fetch_weights(): the present weights, for `refresh`; hint: what an error about
+        a fixed size should advise."""
         names = graph.output_names or tuple(value.name for value in graph.outputs)
         self.inputs = tuple(spec_of(value, value.name, graph.size_names) for value in graph.inputs)
         self.outputs = tuple(spec_of(v, name, graph.size_names) for v, name in zip(graph.outputs, names, strict=True))
@@ -98,15 +99,13 @@ class Program:
         lines = [table(self.ledger()), ""]
         statistics = self.statistics()
         if statistics is not None:
-            lines.append(
-                f"{statistics.kernels} distinct kernels, {statistics.plans} plans, "
-                f"{statistics.weight_bytes / 2**20:.1f} MiB of weights, {statistics.arena_bytes / 2**20:.1f} MiB of arena"
-            )
+            weights, arena = statistics.weight_bytes / 2**20, statistics.arena_bytes / 2**20
+            counts = f"{statistics.kernels} distinct kernels, {statistics.plans} plans"
+            lines.append(f"{counts}, {weights:.1f} MiB of weights, {arena:.1f} MiB of arena")
         cuts = [row for row in self._calls() if isinstance(row.call, HostCall)]
         lines.append(f"cuts: {len(cuts) or 'none'}")
-        lines += [
-            f"  {row.where[0] if row.where else row.kernel}: {row.kernel} on the host: {row.reason}" for row in cuts
-        ]
+        for row in cuts:
+            lines.append(f"  {row.where[0] if row.where else row.kernel}: {row.kernel} on the host: {row.reason}")
         return "\n".join(lines)
 
     def statistics(self) -> Statistics | None:
