@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from compiler.builder import Builder
 from compiler.expr import Expr, apply, const, select
 from compiler.mathlib.reference import normcdf, sigmoid
 from compiler.ops.elementwise import FLOAT, NUMBER, Row, declare_all, f32
@@ -69,6 +71,13 @@ def _swish(x: Expr, *, alpha: float) -> Expr:
     return x * apply("sigmoid", x if alpha == 1 else x * alpha)
 
 
+def _upgrade_prelu(b: Builder, node: Any) -> Any:
+    """Before opset 7 a 1-d slope lies along axis 1."""
+    slope, rank = node.required(1), len(node.required(0).type.shape)
+    column = b.emit("reshape", slope, b.sizes((-1, *[1] * (rank - 2))))
+    return replace(node, inputs=(node.inputs[0], column)).with_attrs(consumed_inputs=None)
+
+
 def _row(name: str, onnx: str, expr: Any, array: Any, ulp: float = 4, **attrs: Any) -> Row:
     return Row(name, expr, array, FLOAT, onnx, attrs=attrs, ulp=ulp)
 
@@ -126,6 +135,7 @@ TABLE = (
     Row(
         "prelu", lambda x, slope: select(apply("lt", x, const(0, x.dtype)), x * slope, x),
         lambda x, slope: np.where(x < 0, x * slope, x), NUMBER, "PRelu", arity=2,
+        upgrades=((7, _upgrade_prelu),),
     ),
 )  # fmt: skip
 

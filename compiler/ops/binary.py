@@ -14,7 +14,7 @@ from compiler.dims import Size, Undecided
 from compiler.dtypes import DType
 from compiler.expr import Expr, apply, cast, const, select
 from compiler.ir import Node, Value
-from compiler.op import Call, Sample, op
+from compiler.op import Call, OnnxRow, Sample, op
 from compiler.ops.elementwise import (
     ANY,
     BOOL,
@@ -29,6 +29,7 @@ from compiler.ops.elementwise import (
     operand,
     wide,
 )
+from compiler.ops.onnx_types import align_second
 from compiler.ops.rounding import integer_limits
 from compiler.types import TensorType
 
@@ -111,7 +112,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _binary(name: str, expr: Any, array: Any, onnx: str, **more: Any) -> Row:
-    return Row(name, expr, array, onnx=onnx, arity=2, **more)
+    return Row(name, expr, array, onnx=onnx, arity=2, upgrades=((7, align_second),), **more)
 
 
 def _arithmetic(name: str, onnx: str, array: Any, **more: Any) -> Row:
@@ -169,7 +170,7 @@ TABLE = (
 declare_all(TABLE)
 
 
-@op("pow", onnx="Pow")
+@op("pow", onnx=OnnxRow("Pow", upgrades=((7, align_second),)))
 class Pow:
     """x to the power y, in x's type. Integer powers wrap; a negative one of an integer is the truncated quotient."""
 

@@ -18,7 +18,7 @@ from compiler.ir import Node, Value
 from compiler.op import REQUIRED, Call, OnnxRow, Sample, op
 from compiler.ops.elementwise import ANY, check_kind, common_shape, emit_map, in_float64, operand, widened
 from compiler.ops.onnx_types import onnx_dtype
-from compiler.ops.rounding import SATURATING, convert
+from compiler.ops.rounding import SATURATING, convert, to_exponent
 from compiler.types import TensorType, ValueType
 
 
@@ -28,15 +28,19 @@ def _build_cast(b: Builder, node: Any) -> Value:
 
 def _build_cast_like(b: Builder, node: Any) -> Value:
     to = node.required(1).type.dtype
-    return b.emit("cast", node.required(0), to=to, saturate=node.attr("saturate", 1))
+    return b.emit("cast", node.required(0), to=to, **_rounding(node))
+
+
+def _rounding(node: Any) -> dict[str, Any]:
+    return {"saturate": node.attr("saturate", 1), "round_mode": node.attr("round_mode", "up")}
 
 
 @op(
     "cast",
     onnx=(OnnxRow("Cast", build=_build_cast), OnnxRow("CastLike", build=_build_cast_like)),
-    attrs={"to": REQUIRED, "saturate": 1},
+    attrs={"to": REQUIRED, "saturate": 1, "round_mode": "up"},
     tracks_values=True,
-    host_reason="strings never reach a kernel",
+    host_reason="strings and exponents never reach a kernel",
 )
 class Cast:
     """x in element type `to`; see rounding.convert for every out-of-range case."""
@@ -44,15 +48,17 @@ class Cast:
     def infer(call: Call) -> list[TensorType]:
         return [TensorType(call.attrs["to"], call.tensor(0).shape)]
 
-    def reference(x: np.ndarray, *, to: DType, saturate: int) -> np.ndarray:
+    def reference(x: np.ndarray, *, to: DType, saturate: int, round_mode: str) -> np.ndarray:
         if x.dtype == object and any(isinstance(size, Dim) for size in x.flat):
             return _cast_sizes(x, to)
+        if to == dtypes.float8_e8m0fnu:
+            return to_exponent(x, round_mode, bool(saturate))
         return convert(x, to, bool(saturate))
 
     def decompose(b: Builder, node: Node) -> Value | None:
         x, to = node.inputs[0], node.attrs["to"]
         source: DType = x.type.dtype
-        if "string" in (source.kind, to.kind) or "complex" in (source.kind, to.kind):
+        if "string" in (source.kind, to.kind) or "complex" in (source.kind, to.kind) or to == dtypes.float8_e8m0fnu:
             return None
         if source == to:
             return x
@@ -81,6 +87,8 @@ def saturated_cast(x: Expr, to: DType, saturate: bool) -> Expr:
         limit = float(ml_dtypes.finfo(to.numpy).max)
         x = widened(x)
         x = apply("max", apply("min", x, const(limit, x.dtype)), const(-limit, x.dtype))
+    if x.dtype.is_float and to.is_integer and to.bits < 8:
+        x = cast(x, dtypes.int32)  # then the low bits, as for any other integer
     return cast(x, to)
 
 
@@ -228,7 +236,7 @@ class Dropout:
         share = 0.5 if ratio is None else float(ratio)
         if training is None or not bool(training) or share == 0:
             return x, np.ones(x.shape, bool)
-        mask = np.random.default_rng(seed).random(x.shape) >= share
+        mask = np.random.RandomState(seed).uniform(0, 1, x.shape) >= share  # the draw onnx.reference makes
         return in_float64(lambda v: v * mask / (1 - share), (x,), {}, x.dtype), mask
 
     def decompose(b: Builder, node: Node) -> tuple[Value, Value | None] | None:

@@ -14,13 +14,14 @@ from compiler.expr import arg, cast
 from compiler.ir import Node, Value
 from compiler.op import REQUIRED, Call, OnnxRow, Sample, op
 from compiler.ops.elementwise import NUMBER, check_kind, emit_map, in_float64, operand, widened
+from compiler.ops.onnx_types import without
 from compiler.ops.shape import known_shape
 from compiler.types import TensorType
 
 _GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 
 
-@op("gemm", onnx=OnnxRow("Gemm", _GEMM), attrs=_GEMM)
+@op("gemm", onnx=OnnxRow("Gemm", _GEMM, upgrades=((7, without("broadcast")),)), attrs=_GEMM)
 class Gemm:
     """alpha * a @ b + beta * c, a and b transposed where asked; c, if given, broadcasts to the product."""
 

@@ -52,6 +52,22 @@ def attribute_to_input(name: str, position: int) -> Callable[[Builder, Any], Any
     return upgrade
 
 
+def align_second(b: Builder, node: Any) -> Any:
+    """An upgrade from opsets before 7: with `broadcast` the second input's axes start at `axis` of the first."""
+    if not node.attr("broadcast", 0) or node.attr("axis") is None:
+        return node.with_attrs(broadcast=None, axis=None, consumed_inputs=None)
+    a, c = node.required(0).type.shape, node.required(1)
+    axis = node.attrs["axis"] % len(a)
+    trailing = len(a) - axis - len(c.type.shape)
+    aligned = b.emit("reshape", c, b.sizes((*c.type.shape, *[1] * trailing)))
+    return replace(node, inputs=(node.inputs[0], aligned)).with_attrs(broadcast=None, axis=None, consumed_inputs=None)
+
+
+def without(*names: str) -> Callable[[Builder, Any], Any]:
+    """An upgrade that drops attributes which no longer mean anything."""
+    return lambda b, node: node.with_attrs(**dict.fromkeys(names))
+
+
 def onnx_row(target: str, row: OnnxRow) -> None:
     """Register an ONNX operator that is imported as existing op `target`, or built of several (`row.build`)."""
     assert (row.domain, row.op_type) not in ONNX_ROWS, f"two rows claim ONNX {row.domain}:{row.op_type}"

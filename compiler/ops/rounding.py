@@ -35,7 +35,20 @@ def convert(array: np.ndarray, dtype: DType, saturate: bool = True) -> np.ndarra
         limit = float(ml_dtypes.finfo(dtype.numpy).max)
         array, source = np.clip(array.astype(np.float64), -limit, limit), dtypes.float64
     with np.errstate(all="ignore"):
+        if source.is_float and dtype.is_integer and dtype.bits < 8:
+            array, source = convert_numbers(array, source, dtypes.int32), dtypes.int32
         return convert_numbers(array, source, dtype)
+
+
+def to_exponent(array: np.ndarray, mode: str, saturate: bool) -> np.ndarray:
+    """|array| as a power of two, in float8_e8m0fnu. mode: up, down or nearest (halves up). Outside 2**-127..2**127
+    the nearest of these where `saturate`, else NaN; NaN stays."""
+    size = np.abs(array.astype(np.float64))
+    fraction, exponent = np.frexp(size)  # size = fraction * 2**exponent, fraction in [0.5, 1)
+    above = {"up": fraction > 0.5, "down": np.zeros(size.shape, bool), "nearest": fraction >= 0.75}[mode]
+    power = np.where(size == 0, -1000, np.where(np.isinf(size), 1000, exponent - 1 + above))
+    bad = np.isnan(size) | (~np.asarray(saturate) & (np.abs(power) > 127))
+    return np.where(bad, 255, np.clip(power, -127, 127) + 127).astype(np.uint8).view(dtypes.float8_e8m0fnu.numpy)
 
 
 def _convert_text(array: np.ndarray, dtype: DType, saturate: bool) -> np.ndarray:

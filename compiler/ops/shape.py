@@ -105,7 +105,7 @@ def copy_zeros(wanted: Sequence[Size], old: Sequence[Size]) -> list[Size]:
     onnx=OnnxRow("Squeeze", upgrades=((13, attribute_to_input("axes", 1)),)),
     value_operands=(1,),
     tracks_values=True,
-    host_reason="the axes are computed in the graph",
+    host_reason="which axes to drop is computed in the graph",
 )
 class Squeeze:
     """Axes of size 1 removed: those in operand 1, or all of them."""
@@ -115,9 +115,8 @@ class Squeeze:
         if x.shape is None:
             return [x]
         if call.optional(1) is None:
-            symbolic = [size for size in x.shape if isinstance(size, Dim)]
-            if symbolic:
-                call.shape_error(f"which axes of {x} are 1 depends on {symbolic[0]}; name the axes or fix that size")
+            if not dims.is_static(x.shape):
+                return [TensorType(x.dtype, None)]
             return [TensorType(x.dtype, tuple(size for size in x.shape if size != 1))]
         if axes is None:
             count = vector_length(call, 1)
@@ -131,8 +130,9 @@ class Squeeze:
         return np.squeeze(x, None if axes is None else tuple(int(a) for a in axes.reshape(-1)))
 
     def decompose(b: Builder, node: Node) -> Value | None:
-        unknown = len(node.inputs) > 1 and b.contents(node.inputs[1]) is None
-        return None if unknown or node.inputs[0].type.shape is None else as_reshape(b, node)
+        shape = node.inputs[0].type.shape
+        decided = b.contents(node.inputs[1]) is not None if len(node.inputs) > 1 else dims.is_static(shape or ("",))
+        return as_reshape(b, node) if decided and shape is not None else None
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         x = rng.standard_normal((1, 3, 1, 2)).astype(np.float32)
