@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
         module = importlib.import_module(f"bench.{name}")
         command = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0], description=module.__doc__)
         command.add_argument("--threads", type=_numbers, default=[1], help="comma-separated counts (default: 1)")
-        command.add_argument("--rounds", type=int, default=9, help="samples a contestant (default: %(default)s)")
+        command.add_argument("--rounds", type=int, default=15, help="samples a contestant (default: %(default)s)")
         command.add_argument("--json", metavar="FILE", help="append JSON lines there; - for stdout")
         module.arguments(command)
         command.set_defaults(run=module.run)

@@ -12,7 +12,7 @@ from bench.report import Report, seconds, table
 
 Call = Callable[[], Any]
 OURS = ("sansuan", "sansuan-torch")
-COLUMNS = ("", "time", "spread", "GF/s", "of peak", "sansuan / this", "error")
+COLUMNS = ("", "time", "spread", "GF/s", "of peak", "at best", "sansuan / this", "error")
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,13 @@ def hold(contest: Contest, builders: Mapping[str, Callable[[], Call]], rounds: i
     for name, timing in timings.items():
         rate = contest.flops / timing.median
         compared = str(ratio(ours, timing)) if ours else "-"
-        speed = [f"{rate / 1e9:.1f}", f"{rate / most:.0%}"]
+        at_best = contest.flops / timing.best / most
+        speed = [f"{rate / 1e9:.1f}", f"{rate / most:.0%}", f"{at_best:.0%}"]
         rows.append([name, seconds(timing.median), f"{timing.spread:.0%}", *speed, compared, f"{errors[name]:.1e}"])
         report.result(
             **contest.fields, dtype=contest.dtype, threads=contest.threads, contestant=name, seconds=timing.median,
             best=timing.best, spread=timing.spread, flops_per_second=rate, peak=most, percent_of_peak=100 * rate / most,
+            percent_at_best=100 * at_best,
             error=errors[name], best_peer=peer,
         )  # fmt: skip
     title = f"\n{contest.title}, {contest.dtype}, {contest.threads} threads, peak {most / 1e9:.1f} GF/s"

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from backends.native.target import Target
     from compiler.errors import DtypeError, ModelError, SansuanError, ShapeError, TargetError, UnsupportedOp
     from runtime import onnx_backend
-    from runtime.api import compile, matmul, target
+    from runtime.api import compile, target
     from runtime.options import Options
+    from runtime.product import matmul
     from runtime.program import Program
 
 __all__ = [
@@ -46,8 +47,9 @@ __all__ = [
 _HOMES = {
     "compiler.errors": ("DtypeError", "ModelError", "SansuanError", "ShapeError", "TargetError", "UnsupportedOp"),
     "backends.native.target": ("Target",),
-    "runtime.api": ("compile", "matmul", "target"),
+    "runtime.api": ("compile", "target"),
     "runtime.options": ("Options",),
+    "runtime.product": ("matmul",),
     "runtime.program": ("Program",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
