@@ -30,30 +30,33 @@ class Contest:
 
 def prepare(
     contest: Contest, builders: Mapping[str, Callable[[], Call]]
-) -> tuple[dict[str, Call], dict[str, float], list[list[str]]]:
-    """The contestants whose result is right, the errors, and a table row for each of the others."""
+) -> tuple[dict[str, Call], dict[str, float], dict[str, str]]:
+    """The contestants whose result is right, their errors, and for each of the others why it does not compete."""
     ready: dict[str, Call] = {}
     errors: dict[str, float] = {}
-    rows = []
+    refused: dict[str, str] = {}
     for name, build in builders.items():
         try:
             call = build()
-        except peers.Unsupported as error:
-            rows.append([name, *["-"] * (len(COLUMNS) - 2), f"unsupported: {error}"])
+        except peers.Unsupported as reason:
+            refused[name] = f"unsupported: {reason}"
             continue
-        errors[name], right = contest.check(call())
+        error, right = contest.check(call())
         if right:
-            ready[name] = call
+            ready[name], errors[name] = call, error
         else:
-            rows.append([name, *["-"] * (len(COLUMNS) - 2), f"wrong: {errors[name]:.1e}"])
-    return ready, errors, rows
+            refused[name] = f"wrong: error {error:.1e}"
+    return ready, errors, refused
 
 
 def hold(contest: Contest, builders: Mapping[str, Callable[[], Call]], rounds: int, report: Report) -> None:
     """Race the contestants, in percent of the peak measured just before; print a table, add to the report."""
     from bench.peak import peak
 
-    ready, errors, rows = prepare(contest, builders)
+    ready, errors, refused = prepare(contest, builders)
+    rows = [[name, *["-"] * (len(COLUMNS) - 2), why] for name, why in refused.items()]
+    for name, why in refused.items():
+        report.result(**contest.fields, dtype=contest.dtype, threads=contest.threads, contestant=name, refused=why)
     most = peak(contest.dtype, contest.threads)
     timings = race(ready, rounds)
     ours = timings.get("sansuan")
@@ -67,8 +70,7 @@ def hold(contest: Contest, builders: Mapping[str, Callable[[], Call]], rounds: i
         report.result(
             **contest.fields, dtype=contest.dtype, threads=contest.threads, contestant=name, seconds=timing.median,
             best=timing.best, spread=timing.spread, flops_per_second=rate, peak=most, percent_of_peak=100 * rate / most,
-            percent_at_best=100 * at_best,
-            error=errors[name], best_peer=peer,
+            percent_at_best=100 * at_best, error=errors[name], best_peer=peer,
         )  # fmt: skip
     title = f"\n{contest.title}, {contest.dtype}, {contest.threads} threads, peak {most / 1e9:.1f} GF/s"
     print(table(title, COLUMNS, rows), flush=True)
