@@ -15,6 +15,8 @@ import numpy as np
 
 import runtime
 from compiler.errors import ModelError, SansuanError, ShapeError
+from runtime.binding import Spec
+from runtime.program import Program
 
 WIDTH = 100
 
@@ -48,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     program = _compile(options)
     inputs = load_inputs(options.inputs) if options.inputs else random_inputs(program.inputs, options.size)
     for name, array in program.run(inputs).items():
-        print(f"output    {name}: {array.dtype} {list(array.shape)}{_summary(array)}")
+        print(f"result    {name}: {array.dtype}{list(array.shape)}{_summary(array)}")
     if options.repeat:
         samples = [_seconds(program, inputs) for _ in range(options.repeat)]
         low, median, high = min(samples), statistics.median(samples), max(samples)
@@ -57,20 +59,22 @@ def run(options: argparse.Namespace) -> None:
         )
 
 
-def random_inputs(specs: Sequence[Any], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+def random_inputs(specs: Sequence[Spec], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Arrays for input specs: normal numbers, and 0 or 1 for integers, which any table can be indexed with. A named
-    size not in `sizes` is 1. Raises ShapeError for a name in `sizes` that no input has."""
-    names = {str(size) for spec in specs for size in spec.shape if not isinstance(size, int)}
+    size not in `sizes` is 1. Raises ShapeError for a name in `sizes` that no input has, ModelError for an input that
+    is not a tensor of numbers of known rank."""
+    names = {size for spec in specs for size in spec.shape or () if isinstance(size, str)}
     if unknown := sorted(set(sizes) - names):
         found = ", ".join(sorted(names)) or "none"
         raise ShapeError(f"--size {', '.join(unknown)}: no input has a size of that name; the model's are: {found}")
     rng = np.random.default_rng(0)
     arrays = {}
     for spec in specs:
-        shape = [size if isinstance(size, int) else sizes.get(str(size), 1) for size in spec.shape]
-        dtype = np.dtype(getattr(spec.dtype, "numpy", spec.dtype))
-        whole = dtype.kind in "iub"
-        arrays[spec.name] = (rng.integers(0, 2, shape) if whole else rng.standard_normal(shape)).astype(dtype)
+        if spec.dtype is None or spec.dtype.hasobject or spec.shape is None:
+            raise ModelError(f"input {spec}: expected numbers of known rank to make up; pass it with --inputs")
+        shape = [sizes.get(size, 1) if isinstance(size, str) else size for size in spec.shape]
+        whole = spec.dtype.kind in "iub"
+        arrays[spec.name] = (rng.integers(0, 2, shape) if whole else rng.standard_normal(shape)).astype(spec.dtype)
     return arrays
 
 
@@ -83,7 +87,7 @@ def load_inputs(path: str) -> dict[str, np.ndarray]:
         raise ModelError(f"{path}: not an .npz file of arrays; write one with numpy.savez(path, name=array)") from error
 
 
-def _compile(options: argparse.Namespace) -> Any:
+def _compile(options: argparse.Namespace) -> Program:
     start = time.perf_counter()
     program = runtime.compile(
         options.model, precision=options.precision, backend=options.backend, threads=options.threads
@@ -91,12 +95,12 @@ def _compile(options: argparse.Namespace) -> Any:
     elapsed = time.perf_counter() - start
     for kind, specs in (("input", program.inputs), ("output", program.outputs)):
         for spec in specs:
-            print(f"{kind:<10}{spec.name}: {spec.dtype} [{', '.join(str(size) for size in spec.shape)}]")
+            print(f"{kind:<10}{spec}")
     print(f"compiled  in {elapsed:.3f} s")
     return program
 
 
-def _seconds(program: Any, inputs: dict[str, np.ndarray]) -> float:
+def _seconds(program: Program, inputs: dict[str, np.ndarray]) -> float:
     start = time.perf_counter()
     program.run(inputs)
     return time.perf_counter() - start
