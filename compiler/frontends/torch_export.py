@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +31,35 @@ def export(
         shapes = _named_dims(dynamic_shapes, {})
         if shapes:
             args, kwargs = _grown(model.forward, args, dict(kwargs), shapes)
-        try:
-            with torch.no_grad():
-                model = torch.export.export(model, args, dict(kwargs), dynamic_shapes=shapes)
-        except torch._dynamo.exc.UserError as error:
-            constraint = error.error_type == torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION
-            raise (ShapeError if constraint else ModelError)(f"torch.export refused the module: {error}") from error
+        model = _exported(model, args, dict(kwargs), shapes)
     with torch.no_grad():
         return model.run_decompositions(_decompositions())
+
+
+def _exported(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> ExportedProgram:
+    """torch.export, once more with narrower ranges of the dims where the module needs them (positions up to 512...)."""
+    import torch
+    from torch._dynamo.exc import UserError, UserErrorType
+    from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+    except GuardOnDataDependentSymNode as error:
+        raise ModelError(
+            f"torch.export refused the module: {str(error).partition(chr(10))[0]}: its control flow depends on a "
+            "tensor's contents; use torch.where, or torch.cond outside of this module"
+        ) from error
+    except UserError as error:
+        text = str(error.msg if hasattr(error, "msg") else error).partition("\n\nThe error above")[0]
+        constraint = error.error_type == UserErrorType.CONSTRAINT_VIOLATION
+    fixes = re.findall(r"^\s*\w+ = (.+)$", text.partition("Suggested fixes:")[2], re.MULTILINE)
+    if constraint and fixes and all(fix.startswith("Dim(") for fix in fixes):
+        narrower = refine_dynamic_shapes_from_suggested_fixes(text, shapes)
+        if narrower != shapes:
+            return _exported(model, args, kwargs, narrower)
+    raise (ShapeError if constraint else ModelError)(f"torch.export refused the module: {text}")
 
 
 def size_names(program: ExportedProgram) -> dict[Any, str]:

@@ -79,6 +79,7 @@ def import_program(program: ExportedProgram, names: Mapping[Any, str]) -> Import
         listed = "\n  ".join(work.refused)
         raise UnsupportedOp(f"{len(work.refused)} calls of the exported program are not covered:\n  {listed}")
     outputs, results, writes = _outputs(work)
+    work.b.output_names = _output_names(program, results, [work.b.inputs[number].name for _, number in writes])
     graph = work.b.finish(outputs)
     parameters = {name: path for name, path in work.parameters.items() if name in graph.constants}
     return Imported(graph, parameters, tuple(state), writes, tuple(inputs), results)
@@ -149,9 +150,10 @@ def _call(work: _Import, node: fx.Node) -> None:
     name = str(node.target) if "." in str(node.target) and "<" not in str(node.target) else node.target.__name__
     if name == "getitem":
         source, number = node.args
-        parts = work.known.get(source.name)
-        work.known[node.name] = parts[number] if parts is not None else None
-        if parts is not None and parts[number] is None and node.users:
+        if source.name not in work.known:
+            return
+        work.known[node.name] = work.known[source.name][number]
+        if work.known[node.name] is None and node.users:
             work.refused.append(
                 f"{_place(source)}: result {number} of {source.target} is used; only its first is given"
             )
@@ -253,3 +255,16 @@ def _outputs(work: _Import) -> tuple[list[Value], tuple[Leaf, ...], tuple[tuple[
             raise UnsupportedOp(f"output {spec.arg}: {spec.kind.name} of an exported program")
     writes = tuple((len(results) + i, number) for i, (_, number) in enumerate(written))
     return results + [value for value, _ in written], tuple(leaves), writes
+
+
+def _output_names(program: ExportedProgram, results: Sequence[Leaf], written: Sequence[str]) -> tuple[str, ...]:
+    """What the graph's outputs are called: the keys of the module's result, and the inputs written back."""
+    from torch.utils import _pytree
+
+    numbered = _pytree.tree_unflatten(list(range(len(results))), program.call_spec.out_spec)
+    names = []
+    for (path, _), leaf in zip(_pytree.tree_flatten_with_path(numbered)[0], results, strict=True):
+        if leaf.kind != "constant":
+            keys = [str(next(iter(vars(key).values()))) for key in path]
+            names.append(".".join(["output", *keys] if not keys or keys[0].isdigit() else keys))
+    return (*names, *(f"{name}.written" for name in written))
