@@ -17,17 +17,21 @@ CHUNK_NS = 2500.0  # below this a chunk costs more in claiming and cache traffic
 CHUNKS_PER_THREAD = 4
 ITEM_CYCLES = 150.0
 PACK_CYCLES = 0.25  # per packed element
+LEAST_ROWS = 64
 
 
 @dataclass(frozen=True)
 class Blocking:
-    """Rows and columns of an item, K block, items a chunk, and whether the call packs each B panel first."""
+    """Rows and columns of an item, rows of A per pass over its panels, K block, items a chunk; whether the call packs
+    panels of a fresh B, and keeps them in scratch for the item's later passes."""
 
     item_rows: int
     item_columns: int
+    block_rows: int
     depth: int
     items_per_chunk: int
     pack_b: bool
+    keeps_b: bool
 
     def items(self, m: int, n: int, batch: int) -> int:
         """Number of items."""
@@ -52,27 +56,27 @@ class Product:
 def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, threads: int) -> Blocking:
     """The cut for one product on `threads` threads."""
     mr, nr = grid.rows * unit.m, grid.columns * unit.n
-    batch, m, n, k = product.batch, max(product.m, 1), max(product.n, 1), max(product.k, 1)
+    batch, m, n, k = max(product.batch, 1), max(product.m, 1), max(product.n, 1), max(product.k, 1)
     # Packing a panel pays once it is read often; in place, only whole panels with neighbours side by side will do.
     pack_b = product.fresh_b and (not product.unit_b or m > 4 * mr)
     columns_ns = k * -(-n // nr) * nr / (unit.n * unit.k * 2 * GIGAHERTZ)  # one row of A against all of B
     total_ns = batch * -(-m // unit.m) * columns_ns
     chunks = min(int(total_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD) if threads > 1 else 1
 
-    most_rows = _most_rows(unit, product, target, mr)
     splits = [(1, 1)]
     if threads > 1 and batch < chunks:
         wanted = -(-chunks // batch)
         splits = [(r, c) for r in range(1, wanted + 1) for c in range(1, wanted // r + 1)]
     best = (float("inf"), 0, 0)
     for rows, columns in splits:
-        item_rows = min(_share(m, rows, mr), most_rows)
-        item_columns = _share(n, columns, nr)
+        item_rows, item_columns = _share(m, rows, mr), _share(n, columns, nr)
         best = min(best, (_makespan(unit, product, threads, item_rows, item_columns, nr), item_rows, item_columns))
     item_rows, item_columns = best[1], best[2]
     items = batch * -(-m // item_rows) * -(-n // item_columns)
     per_chunk = -(-items // max(1, min(chunks, items)))
-    return Blocking(item_rows, item_columns, _depth(unit, product, target, nr), per_chunk, pack_b)
+    block_rows = _block_rows(unit, product, target, item_rows, mr)
+    depth = _depth(unit, product, target, nr)
+    return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, pack_b, pack_b and block_rows < item_rows)
 
 
 def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
@@ -84,12 +88,12 @@ def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
     return -(-product.k // (blocks * unit.k)) * unit.k
 
 
-def _most_rows(unit: MatrixUnit, product: Product, target: Target, mr: int) -> int:
-    """Rows of A that one item walks for every panel of B: what the last-level cache holds well; gathered rows should
-    stay in L2."""
-    held = max(target.l2 // 2, 1) if product.gathers else max(target.l3 // 4, target.l2)
-    rows = held // max(product.k * unit.a.bytes, 1)
-    return max(rows // mr * mr, 16 * mr)
+def _block_rows(unit: MatrixUnit, product: Product, target: Target, item_rows: int, mr: int) -> int:
+    """Rows of A walked for every panel of B: equal parts of an item that half of L2 holds, but enough of them that
+    B, which passes once for each block, costs little bandwidth."""
+    rows = target.l2 // 2 // max(product.k * unit.a.bytes, 1)
+    most = max(rows // mr, LEAST_ROWS // mr, 1) * mr
+    return _share(item_rows, -(-item_rows // most), mr)
 
 
 def _share(extent: int, parts: int, multiple: int) -> int:

@@ -88,8 +88,9 @@ class GemmKernel:
         header = {
             "items": items, "items_per_chunk": cut.items_per_chunk,
             "m_items": -(-m // cut.item_rows), "n_items": -(-n // cut.item_columns),
-            "item_rows": cut.item_rows, "item_columns": cut.item_columns, "m": m, "n": n, "k": k,
-            "depth": cut.depth, "pack_b": int(cut.pack_b), "b_offset": tile, "a_offset": tile + packed_b,
+            "item_rows": cut.item_rows, "item_columns": cut.item_columns, "block_rows": cut.block_rows,
+            "m": m, "n": n, "k": k, "depth": cut.depth, "pack_b": int(cut.pack_b), "b_offset": tile,
+            "b_step": self._panel_bytes(k) if cut.keeps_b else 0, "a_offset": tile + packed_b,
             "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0,
         }  # fmt: skip
         words: list[int | View] = [header[field] for field in HEADER]
@@ -113,18 +114,24 @@ class GemmKernel:
     def _scratch(self, cut: Blocking, k: int) -> tuple[int, int, int]:
         """Bytes for tiles, for a packed panel of fresh B, for gathered rows of A."""
         unit, grid = self.matrix_unit, self.shape.grid
-        rows = max(grid.rows * unit.m, cut.item_rows if cut.depth < k else 0)
+        rows = max(grid.rows * unit.m, cut.block_rows if cut.depth < k else 0)
         columns = self.width * (-(-CHAINS // grid.columns))
         tile = max(rows * self.width, GEMV_ROWS * columns) * unit.acc.bytes
-        packed_b = 0 if self.spec.constant_b else self.width * cut.depth * unit.b.bytes
-        gathered = cut.item_rows * k * unit.a.bytes if self.spec.window else 0
+        panels = -(-cut.item_columns // self.width) if cut.keeps_b else 1
+        packed_b = 0 if self.spec.constant_b else panels * self._panel_bytes(k)
+        gathered = cut.block_rows * k * unit.a.bytes if self.spec.window else 0
         return _lines(tile), _lines(packed_b), _lines(gathered)
+
+    def _panel_bytes(self, k: int) -> int:
+        """Bytes of one packed panel of B."""
+        width, depth = self.matrix_unit.panels(self.shape.grid)[1]
+        return width * -(-k // depth) * depth * self.spec.b.bytes
 
     def _packed_strides(self, call: KernelCall, size: Callable[[Size], int]) -> list[int]:
         """Batch strides of packed B, in bytes."""
-        view, (width, depth) = call.reads[1], self.matrix_unit.panels(self.shape.grid)[1]
+        view = call.reads[1]
         k, n = (size(extent) for extent in view.shape[-2:])
-        step = -(-n // width) * width * -(-k // depth) * depth * self.spec.b.bytes
+        step = -(-n // self.width) * self._panel_bytes(k)
         strides: list[int] = []
         for axis in reversed(range(self.spec.batch_rank)):
             repeats = view.strides[axis] == 0

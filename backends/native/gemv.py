@@ -30,7 +30,7 @@ def panel_groups(kernel: MacroKernel) -> ir.Value:
         def call(rows: int, i: ir.Value) -> None:
             what, function = kernel.micro(rows, kernel.shape.grid.columns, panels)
             m, b = builder.add(kernel.m0, i), kernel.panel_start(n, I64(0))
-            a = builder.gep(kernel.item_a, [builder.mul(i, kernel.frame.get("a_row"))])
+            a = builder.gep(kernel.block_a, [builder.mul(i, kernel.frame.get("a_row"))])
             tile, finish = kernel.function.args[3], I1(what.direct)
             builder.call(function, [kernel.frame.words, a, b, word["k"], tile, I1(0), finish, b, m, n])
             if not what.direct:

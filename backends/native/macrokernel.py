@@ -1,11 +1,11 @@
 """The macro-kernel: the loops over items, panels, K blocks and rows around the micro-kernels of one GEMM kernel.
 
-    item (batch, m block, n block) > B panel > K block > row block > micro-kernel
+    item (batch, m range, n range) > M block > B panel > K block > rows > micro-kernel
 
-A is read in place (or gathered into scratch once an item), so an item's A rows pass once for every B panel, while the
-panel stays in L2. While it does, the next one is prefetched a line a k-step: spread over the row blocks, it arrives
-from memory without a burst. With several K blocks the partial accumulators wait in scratch and are resumed, so every
-element stays one chain over ascending k.
+A is read in place (or gathered into scratch), so a block of rows, which L2 holds, passes once for every B panel. While
+it does, the next panel is prefetched a line a k-step: spread over the rows, it arrives from memory without a burst.
+With several K blocks the partial accumulators wait in scratch and are resumed, so every element stays one chain over
+ascending k.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from backends.native.vectors import I1
 from compiler.kernels import GemmSpec
 
 # The argument words before the operands, in order. Offsets are of scratch, in bytes.
-HEADER = ("items", "items_per_chunk", "m_items", "n_items", "item_rows", "item_columns", "m", "n", "k", "depth",
-          "pack_b", "b_offset", "a_offset", "tile_step")  # fmt: skip
+HEADER = ("items", "items_per_chunk", "m_items", "n_items", "item_rows", "item_columns", "block_rows", "m", "n", "k",
+          "depth", "pack_b", "b_offset", "b_step", "a_offset", "tile_step")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,21 +107,27 @@ class MacroKernel:
         else:
             frame.set("b_k", self.b_k)
             frame.set("b_panel", I64(self.width * unit.b.bytes))
-        frame.set("prefetch_step", I64(0))
 
     def _item(self, item: ir.Value, _: Values) -> Values:
-        """One block of one matrix of the batch. M blocks are innermost: neighbours share B."""
+        """A range of rows and columns of one matrix of the batch. M ranges are innermost: neighbours share B."""
         builder, word = self.builder, self.word
         m_block, rest = builder.urem(item, word["m_items"]), builder.udiv(item, word["m_items"])
         n_block, batch = builder.urem(rest, word["n_items"]), builder.udiv(rest, word["n_items"])
-        self.m0, self.n0 = builder.mul(m_block, word["item_rows"]), builder.mul(n_block, word["item_columns"])
-        self.rows = smaller(builder, word["item_rows"], builder.sub(word["m"], self.m0))
+        self.m_first, self.n0 = builder.mul(m_block, word["item_rows"]), builder.mul(n_block, word["item_columns"])
+        m_end = smaller(builder, word["m"], builder.add(self.m_first, word["item_rows"]))
         self.n_end = smaller(builder, word["n"], builder.add(self.n0, word["item_columns"]))
         a, b, *members = self._batch_bases(batch)
         for number, base in enumerate(members):
             self.frame.set_base(number, base)
-        self.item_a, self.item_b = self._item_rows(a), b
-        self._panels()
+        self.item_b = b
+
+        def block(m: ir.Value, _: Values) -> Values:
+            self.m0, self.rows = m, smaller(builder, word["block_rows"], builder.sub(m_end, m))
+            self.block_a = self._block_rows(a)
+            self._panels()
+            return []
+
+        counted_loop(builder, self.m_first, m_end, word["block_rows"], [], block)
         return []
 
     def _batch_bases(self, batch: ir.Value) -> list[ir.Value]:
@@ -134,8 +140,8 @@ class MacroKernel:
             ]
         return bases
 
-    def _item_rows(self, a: ir.Value) -> ir.Value:
-        """The address of the item's first row of A."""
+    def _block_rows(self, a: ir.Value) -> ir.Value:
+        """The address of the block's first row of A."""
         builder = self.builder
         if not self.spec.window:
             return move(builder, a, builder.mul(self.m0, self.a_row))
@@ -144,17 +150,21 @@ class MacroKernel:
         return scratch
 
     def _panels(self) -> None:
-        builder, width = self.builder, I64(self.width)
+        builder, word, width = self.builder, self.word, I64(self.width)
         row_blocks = builder.udiv(builder.add(self.rows, I64(self.shape.rows[0] - 1)), I64(self.shape.rows[0]))
-        if self.spec.constant_b:
-            step = builder.udiv(I64(self.width * self.unit.k * self.unit.b.bytes), row_blocks)
-            self.prefetch_step = step
-            self.frame.set("prefetch_step", step)
+        step = builder.udiv(I64(self.width * self.unit.k * self.unit.b.bytes), row_blocks)
+        if not self.spec.constant_b:
+            # Only panels kept from an earlier block lie ahead in memory.
+            first = builder.icmp_signed("==", self.m0, self.m_first)
+            unkept = builder.icmp_signed("==", word["b_step"], I64(0))
+            step = builder.select(builder.or_(first, unkept), I64(0), step)
+        self.prefetch_step = step
+        self.frame.set("prefetch_step", step)
         start = panel_groups(self) if self.shape.small else self.n0
         counted_loop(builder, start, self.n_end, width, [], self._panel)
 
     def _panel(self, n: ir.Value, _: Values) -> Values:
-        """All rows of the item against the panel at column n, K block by K block."""
+        """All rows of the block against the panel at column n, K block by K block."""
         builder, word = self.builder, self.word
         valid = smaller(builder, I64(self.width), builder.sub(self.n_end, n))
         # A product over nothing still has an epilogue: one empty K block.
@@ -187,15 +197,20 @@ class MacroKernel:
         return move(builder, self.item_b, builder.add(panel, builder.mul(k, I64(self.width * unit.b.bytes))))
 
     def _panel_address(self, n: ir.Value, k: ir.Value, valid: ir.Value, depth: ir.Value) -> ir.Value:
-        """The panel for the micro-kernels; a fresh one is packed first, or read in place where that is cheaper."""
+        """The panel for the micro-kernels; a fresh one is packed for the item's first block, or read in place."""
         builder = self.builder
         there = self.panel_start(n, k)
         if self.spec.constant_b:
             return there
         partial = builder.icmp_signed("<", valid, I64(self.width))
         packs = builder.or_(partial, builder.icmp_signed("!=", self.word["pack_b"], I64(0)))
-        scratch = move(builder, self.function.args[3], self.word["b_offset"])
-        with builder.if_then(packs):
+        panel = builder.udiv(builder.sub(n, self.n0), I64(self.width))
+        offset = builder.add(self.word["b_offset"], builder.mul(panel, self.word["b_step"]))
+        offset = builder.add(offset, builder.mul(k, I64(self.width * self.unit.b.bytes)))
+        scratch = move(builder, self.function.args[3], offset)
+        first = builder.icmp_signed("==", self.m0, self.m_first)
+        stale = builder.or_(first, builder.icmp_signed("==", self.word["b_step"], I64(0)))
+        with builder.if_then(builder.and_(packs, stale)):
             builder.call(self.packer, [there, self.b_n, self.b_k, valid, depth, scratch])
         packed_step = I64(self.width * self.unit.b.bytes)
         self.frame.set("b_k", builder.select(packs, packed_step, self.b_k))
@@ -206,7 +221,7 @@ class MacroKernel:
     ) -> None:
         builder = self.builder
         whole = builder.and_(last, builder.icmp_signed("==", valid, I64(self.width)))
-        a = move(builder, self.item_a, builder.mul(k, self.a_k))
+        a = move(builder, self.block_a, builder.mul(k, self.a_k))
         resume = builder.icmp_signed(">", k, I64(0))
         following = move(builder, b, builder.mul(depth, I64(self.width * self.unit.b.bytes)))
 
@@ -214,10 +229,8 @@ class MacroKernel:
             what, function = self.micro(rows // self.unit.m, columns, 1)
             tile = move(builder, self.function.args[3], builder.mul(i, self.word["tile_step"]))
             finish = whole if what.direct else I1(0)
-            prefetch = following
-            if self.spec.constant_b:
-                block = builder.udiv(i, I64(self.shape.rows[0]))
-                prefetch = move(builder, following, builder.mul(builder.mul(block, depth), self.prefetch_step))
+            block = builder.udiv(i, I64(self.shape.rows[0]))
+            prefetch = move(builder, following, builder.mul(builder.mul(block, depth), self.prefetch_step))
             rows_at = move(builder, a, builder.mul(i, self.frame.get("a_row")))
             m = builder.add(self.m0, i)
             builder.call(function, [self.frame.words, rows_at, b, depth, tile, resume, finish, prefetch, m, n])

@@ -26,7 +26,7 @@ MICROKERNEL_TYPE = ir.FunctionType(ir.VoidType(), [FRAME, POINTER, POINTER, I64,
 @dataclass(frozen=True)
 class MicroKernel:
     """A grid of `rows` mma rows and `columns` mma columns in each of `panels` neighbouring B panels, `width` elements
-    wide each. `fresh`: B's K stride comes from the frame, and nothing is prefetched."""
+    wide each. `fresh`: B's K stride comes from the frame."""
 
     unit: MatrixUnit
     epilogue: Epilogue
@@ -121,30 +121,27 @@ class MicroKernel:
         k_bytes = self.width * unit.k * unit.b.bytes
         b_step = frame.get("b_k") if self.fresh else I64(k_bytes)
         panels = [builder.mul(frame.get("b_panel"), I64(p)) for p in range(self.panels)]
-        streams = [] if self.fresh else [prefetch]
         prefetch_step = frame.get("prefetch_step")
         registers = accs if unit.acc_type is not None else []
 
         def step(_: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
-            position, panel, *rest = carried
-            stream, current = rest[: len(streams)], rest[len(streams) :] or accs
+            position, panel, line, *current = carried
+            current = current or accs
             columns = []
             for j in range(wide):
                 p, column = divmod(j, self.columns)
                 base = move(builder, panel, panels[p])
                 columns.append(unit.load_b(builder, move(builder, base, I64(column * unit.n * unit.k * unit.b.bytes))))
-            for pointer in stream:
-                prefetch_line(builder, pointer)
+            prefetch_line(builder, line)
             after = []
             for i in range(self.rows):
                 element = unit.load_a(builder, move(builder, rows[i], position), row_stride)
                 after += [unit.mma(builder, current[i * wide + j], element, columns[j]) for j in range(wide)]
-            moved = [builder.add(position, k_stride), move(builder, panel, b_step)]
-            moved += [move(builder, pointer, prefetch_step) for pointer in stream]
+            moved = [builder.add(position, k_stride), move(builder, panel, b_step), move(builder, line, prefetch_step)]
             return moved + (after if registers else [])
 
-        state = counted_loop(builder, I64(0), depth, I64(unit.k), [I64(0), b, *streams, *registers], step)
-        return list(state[2 + len(streams) :]) if registers else accs
+        state = counted_loop(builder, I64(0), depth, I64(unit.k), [I64(0), b, prefetch, *registers], step)
+        return list(state[3:]) if registers else accs
 
     def _finish(
         self, builder: ir.IRBuilder, frame: Frame, accs: list[ir.Value | int], m: ir.Value, n: ir.Value

@@ -76,7 +76,7 @@ class _PanelPacker:
                 source = move(builder, self.source, builder.mul(k, self.k_stride))
                 for x, mask in zip(starts, masks, strict=True):
                     address = self._typed(move(builder, source, I64(x * self.dtype.bytes)))
-                    self._store(load_vector(builder, address, self.dtype, lanes, mask if masked else None), k, x)
+                    self._store(load_vector(builder, address, self.dtype, lanes, mask if masked else None), k, I64(x))
                 return []
 
             counted_loop(builder, I64(0), self.ks, I64(1), [], one)
@@ -93,10 +93,13 @@ class _PanelPacker:
         whole = builder.and_(self.ks, I64(-lanes))
 
         def block(k: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            for start in range(0, self.width, lanes):
-                rows = [self._row_of_k(I64(start + lane), k) for lane in range(lanes)]
+            def square(start: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                rows = [self._row_of_k(builder.add(start, I64(lane)), k) for lane in range(lanes)]
                 for lane, column in enumerate(transpose(builder, rows)):
                     self._store(column, builder.add(k, I64(lane)), start)
+                return []
+
+            counted_loop(builder, I64(0), I64(self.width), I64(lanes), [], square)
             return []
 
         counted_loop(builder, I64(0), whole, I64(lanes), [], block)
@@ -112,7 +115,7 @@ class _PanelPacker:
 
         def one(k: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             for x in range(0, self.width, self.lanes):
-                self._store(zero, k, x)
+                self._store(zero, k, I64(x))
 
             def element(x: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
                 value = builder.load(self._typed(self._address(x, k)))
@@ -137,8 +140,8 @@ class _PanelPacker:
         builder = self.builder
         return move(builder, self.source, builder.add(builder.mul(x, self.x_stride), builder.mul(k, self.k_stride)))
 
-    def _store(self, value: ir.Value, k: ir.Value, x: int) -> None:
-        offset = self.builder.add(self.builder.mul(k, self.row_bytes), I64(x * self.dtype.bytes))
+    def _store(self, value: ir.Value, k: ir.Value, x: ir.Value) -> None:
+        offset = self.builder.add(self.builder.mul(k, self.row_bytes), self.builder.mul(x, I64(self.dtype.bytes)))
         store_vector(self.builder, value, self._typed(move(self.builder, self.panel, offset)), self.dtype)
 
     def _typed(self, pointer: ir.Value) -> ir.Value:
