@@ -34,6 +34,7 @@ class GemmKernel:
     shape: Shape
     target: Target
     reason: str
+    passes = 0  # LLVM's pipelines take as long as code generation and gain nothing on these kernels (measured)
 
     @property
     def unit(self) -> str:

@@ -14,7 +14,7 @@ from functools import cache
 from llvmlite import ir
 
 from backends.native.cache import ObjectCache, object_key
-from backends.native.jit import Engine, compile_object
+from backends.native.jit import PASSES, Engine, compile_object
 from backends.native.kernel import NativeKernel
 from backends.native.target import Target
 from compiler.kernels import Spec
@@ -55,7 +55,7 @@ class Library:
             key = object_key(self.target, name, repr(spec)) if cache else ""
             code = cache.get(key) if cache else None
             if code is None:
-                code = compile_object(_module(kernel), self.target)
+                code = compile_object(_module(kernel), self.target, getattr(kernel, "passes", PASSES))
                 counters.compiled += 1
                 fresh.append((key, code))
             else:
