@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import fx
     from torch.export import ExportedProgram
 
+_KEY_PARTS = ("key", "idx", "name")  # what pytree's path entries hold
 # Keywords about where and how torch stores a tensor: they change no value.
 _STORAGE = frozenset(("layout", "device", "pin_memory", "memory_format", "non_blocking", "copy"))
 
@@ -265,6 +266,6 @@ def _output_names(program: ExportedProgram, results: Sequence[Leaf], written: Se
     names = []
     for (path, _), leaf in zip(_pytree.tree_flatten_with_path(numbered)[0], results, strict=True):
         if leaf.kind != "constant":
-            keys = [str(next(iter(vars(key).values()))) for key in path]
+            keys = [str(next(getattr(key, part) for part in _KEY_PARTS if hasattr(key, part))) for key in path]
             names.append(".".join(["output", *keys] if not keys or keys[0].isdigit() else keys))
     return (*names, *(f"{name}.written" for name in written))
