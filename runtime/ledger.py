@@ -53,8 +53,8 @@ def _row(node: ImportedNode, calls: Sequence[CallRow], notes: Mapping[str, str])
     main = min(calls, key=lambda row: (-min(row.runs, 1), _weight(row)))
     others = dict.fromkeys(row.kernel for row in calls if row.kernel != main.kernel)
     dtypes = _dtypes(main.call)
-    reason = main.reason or notes.get(node.name, "")
-    return LedgerRow(node.name, node.op, " + ".join([main.kernel, *others]), main.unit, *dtypes, main.runs, reason)
+    kernels = " + ".join([main.kernel, *others])
+    return LedgerRow(node.name, node.op, kernels, main.unit, *dtypes, main.runs, main.reason)
 
 
 def _weight(row: CallRow) -> int:

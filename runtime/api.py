@@ -1,0 +1,153 @@
+"""runtime.compile: from a model to a Program."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from backends.native import target as targets
+from backends.native.executable import Executable
+from backends.native.target import Target
+from backends.reference.interpreter import ReferenceExecutable
+from compiler.errors import ModelError, SansuanError, TargetError, UnsupportedOp
+from compiler.ir import Graph
+from compiler.passes.precision import NAMES as PRECISIONS
+from compiler.passes.precision import set_precision
+from compiler.passes.specialize import specialize
+from compiler.pipeline import lower_graph
+from runtime.options import Options
+from runtime.product import matmul
+from runtime.program import Program, Runner
+
+__all__ = ["compile", "matmul", "target"]
+
+_PLANNED_PRECISIONS = ("bf16", "int8")
+_FIXED_SIZE = "torch sizes are fixed unless named in dynamic_shapes: compile with dynamic_shapes={...} for this axis"
+
+
+def compile(
+    model: Any,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    precision: str | None = None,
+    backend: str = "native",
+    dynamic_shapes: Any = None,
+    threads: int | None = None,
+    target: Target | str | None = None,
+    cache: bool = True,
+) -> Program:
+    """Compile a model.
+
+    model: an ONNX model (path, bytes or ModelProto), a torch.nn.Module (then `example_inputs`: a tuple of positional
+    inputs, a dict of named ones, or a pair of both) or a torch.export.ExportedProgram.
+    precision: None keeps the model's own types; "fp64" or "fp32" does all float arithmetic in that type. Inputs and
+    outputs keep the model's types, except that "fp64" answers float64.
+    backend: "native", or "reference" to run the graph in NumPy.
+    dynamic_shapes: as in torch.export; torch axes not named there are fixed. ONNX's named dimensions vary freely.
+    threads: the most to use; None: OMP_NUM_THREADS if set, else what affinity and the cgroup quota allow.
+    target: a runtime.Target or its name; None: this machine. cache: keep compiled kernels on disk.
+
+    Raises ModelError (malformed model), UnsupportedOp (all at once), ShapeError, DtypeError, TargetError (code this
+    machine cannot run), SansuanError (an unknown precision or backend).
+    """
+    _check_words(precision, backend)
+    options = Options.resolve(threads, cache)
+    machine = _machine(target)
+    if _is_torch(model):
+        return _compile_torch(model, example_inputs, dynamic_shapes, precision, backend, machine, options)
+    if not isinstance(model, str | bytes | os.PathLike) and not hasattr(model, "SerializeToString"):
+        raise ModelError(
+            f"model is {type(model).__name__}; expected a path, bytes or ModelProto of an ONNX model, a torch.nn.Module "
+            "or a torch.export.ExportedProgram"
+        )
+    from compiler.frontends import onnx
+
+    graph = _in_precision(onnx.load(model), precision)
+    executable, notes = _executable(graph, backend, machine, options)
+    return Program(graph, executable, notes, specialize=_specializer(graph, backend, machine, options))
+
+
+def target(name: str | Target | None = None) -> Target:
+    """What this machine offers, or the target called `name`. Raises TargetError for a name that is none."""
+    return targets.host() if name is None else targets.named(name)
+
+
+def _check_words(precision: str | None, backend: str) -> None:
+    if precision in _PLANNED_PRECISIONS:
+        raise UnsupportedOp(f"precision {precision!r} does not exist yet; use {', '.join(PRECISIONS)} or None")
+    if precision is not None and precision not in PRECISIONS:
+        raise SansuanError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)} or None")
+    if backend not in ("native", "reference"):
+        raise SansuanError(f"backend {backend!r} is unknown; expected 'native' or 'reference'")
+
+
+def _machine(target: Target | str | None) -> Target:
+    machine = targets.host() if target is None else targets.named(target)
+    if not machine.runs_here:
+        raise TargetError(f"target {machine.name!r} cannot run here: {machine.missing_here}; choose another target")
+    return machine
+
+
+def _is_torch(model: Any) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    exported = sys.modules.get("torch.export")
+    kinds = (torch.nn.Module, *((exported.ExportedProgram,) if exported is not None else ()))
+    return isinstance(model, kinds)
+
+
+def _compile_torch(
+    model: Any,
+    example_inputs: Any,
+    dynamic_shapes: Any,
+    precision: str | None,
+    backend: str,
+    machine: Target,
+    options: Options,
+) -> Program:
+    from compiler.frontends import torch
+
+    imported = torch.load(model, example_inputs, dynamic_shapes)
+    graph = _in_precision(imported.graph, precision)
+    executable, notes = _executable(graph, backend, machine, options)
+
+    def present_weights() -> Mapping[str, np.ndarray]:
+        constants = {**imported.graph.constants, **imported.weights()}
+        return lower_graph(_in_precision(replace(imported.graph, constants=constants), precision)).weights
+
+    return Program(
+        graph,
+        executable,
+        notes,
+        structure=imported,
+        specialize=_specializer(graph, backend, machine, options),
+        fetch_weights=present_weights,
+        hint=_FIXED_SIZE,
+    )
+
+
+def _in_precision(graph: Graph, precision: str | None) -> Graph:
+    return graph if precision is None else set_precision(graph, precision)
+
+
+def _executable(
+    graph: Graph, backend: str, machine: Target, options: Options
+) -> tuple[Runner, Mapping[str, str]]:
+    """What runs the graph, and why imported nodes without a kernel need none."""
+    if backend == "reference":
+        return ReferenceExecutable(graph), {node.name: "run by the NumPy reference" for node in graph.imported}
+    lowered = lower_graph(graph)
+    return Executable(lowered, machine, options), lowered.notes
+
+
+def _specializer(graph: Graph, backend: str, machine: Target, options: Options) -> Any:
+    """Makes executables for exact input shapes, where the general one's guards do not hold."""
+    if not graph.guards:
+        return None
+    return lambda shapes: _executable(specialize(graph, shapes), backend, machine, options)[0]
