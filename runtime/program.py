@@ -81,7 +81,12 @@ class Program:
         self._specialize, self._fetch_weights = specialize, fetch_weights
         self._specialized: OrderedDict[tuple[tuple[int, ...], ...], Runner] = OrderedDict()
         self._lock = threading.Lock()
-        self.__call__ = self._call if structure is None else self._call_torch
+        if structure is not None:
+            self.__call__ = self._call_torch
+        elif isinstance(executable, Executable):
+            self.__call__ = executable.entry(self._call)
+        else:
+            self.__call__ = self._call
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Outputs by name for inputs by name."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from backends.native.arena import ArenaPool
 from backends.native.cache import ObjectCache
 from backends.native.cuts import CutProgram
+from backends.native.entry import Entry, entry
 from backends.native.executor import executor
 from backends.native.kernel import SLOT_FIRST_INPUT, SLOT_STATUS, STATUS_INDEX_OUT_OF_RANGE
 from backends.native.late import Settling
@@ -120,6 +121,7 @@ class Executable:
         self.inputs, self.outputs = lowered.inputs, lowered.outputs
         self._late, self._guards = lowered.late, lowered.guards
         self.plans = PlanCache(options.plans)
+        self._entries: list[Entry] = []
         self.arenas = ArenaPool()
         self.cuts = None if is_simple(lowered, self.prepared.pieces) else CutProgram(self, lowered)
         self._sizes = SizeTable(size for _, view in self.outputs for size in view.shape)
@@ -135,7 +137,18 @@ class Executable:
         planned = self.plan_for(arrays)
         outputs = [np.empty(shape, dtype) for shape, dtype in planned.outputs]
         self.execute(planned.plan, self.slot_table([*arrays, *outputs]))
+        for known in self._entries:
+            known.remember(planned.plan, arrays, outputs)
         return outputs
+
+    def entry(self, fallback: Callable[..., Any]) -> Callable[..., Any]:
+        """What to call instead of `fallback(*arrays, **named) -> tuple of fresh arrays`, faster for calls like earlier
+        ones: a native builtin, which calls `fallback` for the others."""
+        made = entry(fallback, self.arenas.main.address, self) if self.cuts is None else None
+        if made is None:
+            return fallback
+        self._entries.append(made)
+        return made.function
 
     def plan_for(self, arrays: Sequence[np.ndarray]) -> Planned:
         """The plan for these inputs (a program without cuts)."""
@@ -195,6 +208,8 @@ class Executable:
     def refresh(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take new weight values: packed forms are written again in place, nothing is compiled."""
         if self.prepared.weights.refresh(weights):
+            for known in self._entries:
+                known.forget()
             self.plans.clear()
 
     def rows(self) -> list[CallRow]:

@@ -11,6 +11,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from backends.native.cache import ObjectCache, object_key
+from backends.native.entry_code import emit_entry
 from backends.native.jit import Engine, compile_object
 from backends.native.target import host
 from backends.native.walker import Walker
@@ -18,7 +19,10 @@ from backends.native.worker import emit_wake, emit_worker
 
 # What the native code calls, found through the process and the interpreter.
 _LIBC = ("clock_gettime", "fegetenv", "fesetenv", "pthread_setaffinity_np", "sched_getcpu", "syscall")
-_PYTHON = ("PyErr_CheckSignals", "PyEval_RestoreThread", "PyEval_SaveThread")
+_PYTHON = (
+    "PyErr_CheckSignals", "PyEval_RestoreThread", "PyEval_SaveThread", "PyObject_Vectorcall", "PyTuple_New",
+    "PyTuple_SetItem", "Py_DecRef", "Py_IncRef",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Executor:
 
     engine: Engine
     worker_address: int
+    entry_address: int
     execute: Callable[[int, int, int, int], int]
     acquire: Callable[[int], int]
 
@@ -62,7 +67,7 @@ def _load(cache: ObjectCache | None) -> Executor:
     engine.add_objects(code)
     execute = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)(engine.address("execute"))
     acquire = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(engine.address("acquire"))
-    return Executor(engine, engine.address("worker"), execute, acquire)
+    return Executor(engine, engine.address("worker"), engine.address("entry"), execute, acquire)
 
 
 def build() -> ir.Module:
@@ -70,6 +75,6 @@ def build() -> ir.Module:
     module = ir.Module("executor")
     walker = Walker(module, host())
     wake = emit_wake(module, host(), walker.now)
-    walker.emit(wake)
+    emit_entry(module, walker.emit(wake))
     emit_worker(module, host(), walker.now)
     return module

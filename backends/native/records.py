@@ -43,6 +43,14 @@ PLAN = Record(
 # What the native entry checks of an input and makes of an output: NumPy's descriptor, rank, address of the extents.
 OPERAND = Record("descriptor", "rank", "extents")
 
+# What the native entry of a program knows: the Python function to fall back to, the array the record lies in, NumPy's
+# array type and PyArray_NewFromDescr, where to run, and the plans it can match calls to.
+KNOWN_PLANS = 8
+ENTRY = Record(
+    "fallback", "itself", "array_type", "new_array", "arena", "team", "count", "plans",
+    *(f"_plan{i}" for i in range(1, KNOWN_PLANS)),
+)  # fmt: skip
+
 # Memory for temporaries and scratch, one caller at a time.
 ARENA = Record("busy", "base", "bytes")
 

@@ -46,10 +46,12 @@ class Walker:
         self._take_arena(code, plan, arena)
         b.store(code.get(arena, ARENA, "base"), code.at(slots, I64(SLOT_ARENA)))
         watch = self._record(code, WATCH.words)
-        started, unmeasured = b.call(self.now, []), code.get(plan, PLAN, "unmeasured")
+        started, unmeasured = code.variable(I64(0)), code.get(plan, PLAN, "unmeasured")
         work, wall = code.get(plan, PLAN, "work"), code.get(plan, PLAN, "wall")
         measuring, long = b.icmp_signed(">", unmeasured, I64(0)), b.icmp_signed(">=", wall, I64(RELEASE_NS))
-        first_look = b.select(long, I64(1), b.select(measuring, b.add(started, I64(RELEASE_NS)), I64(0)))
+        with code.when(measuring):
+            started.set(b.call(self.now, []))
+        first_look = b.select(long, I64(1), b.select(measuring, b.add(started.get(), I64(RELEASE_NS)), I64(0)))
         for field, value in (("until", first_look), ("state", I64(0)), ("interrupted", I64(0))):
             code.set(watch, WATCH, field, value)
         with code.when(long):
@@ -71,7 +73,7 @@ class Walker:
         with code.when(b.icmp_signed("!=", state, I64(0))):
             code.call("PyEval_RestoreThread", VOID, code.pointer(state))
         with code.when(b.and_(measuring, b.icmp_signed("==", result.get(), I64(FINISHED)))):
-            self._measure(code, plan, unmeasured, started, b.select(taken.get(), limit, I64(1)))
+            self._measure(code, plan, unmeasured, started.get(), b.select(taken.get(), limit, I64(1)))
         b.store_atomic(I64(0), code.field(arena, ARENA, "busy"), "release", 8)
         b.ret(result.get())
         return code.function

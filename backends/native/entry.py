@@ -1,0 +1,151 @@
+"""The builtin a program is called through, and its Python side: which plans it knows.
+
+`program(x)` reaches native code without a Python frame; what the builtin does not serve goes to `fallback`. There is
+no fast path where CPython or NumPy lay their objects out differently from what the native code reads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sysconfig
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from backends.native.entry_code import CONTIGUOUS_ALIGNED, DATA, DESCRIPTOR, EXTENTS, FLAGS, RANK, TYPE
+from backends.native.executor import executor
+from backends.native.plan import Plan
+from backends.native.records import ENTRY, KNOWN_PLANS, OPERAND, PLAN
+from backends.native.team import team
+
+_METH_FASTCALL_KEYWORDS = 0x80 | 0x02
+_ARRAY_TYPE, _NEW_FROM_DESCR = 2, 94  # entries of NumPy's C API table
+
+
+class _MethodDef(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p),
+    )  # fmt: skip
+
+
+class Entry:
+    """`function` is the builtin. It calls `fallback` for whatever no known plan serves; `arena` is an ARENA record's
+    address. `owner` is kept alive with the builtin."""
+
+    def __init__(self, fallback: Callable[..., Any], arena: int, owner: object) -> None:
+        self._record = ENTRY.new()
+        self._plans: list[Plan] = []
+        self._fallback = fallback
+        ENTRY.write(
+            self._record, 0, fallback=id(fallback), itself=id(self._record), array_type=id(np.ndarray),
+            new_array=_array_api()[_NEW_FROM_DESCR], arena=arena, team=team.address,
+        )  # fmt: skip
+        self.function = _new_builtin(self._record, (fallback, owner, self._record))
+
+    def remember(self, plan: Plan, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        """Serve calls like this one from now on."""
+        if any(plan is known for known in self._plans):
+            return
+        described = [_operands(inputs), _operands(outputs)]
+        plan.kept = (*plan.kept, *described)
+        PLAN.write(
+            plan.words, 0, owner=id(plan),
+            inputs=described[0].ctypes.data, input_count=len(inputs),
+            outputs=described[1].ctypes.data, output_count=len(outputs),
+        )  # fmt: skip
+        self._show([plan, *self._plans][:KNOWN_PLANS])
+
+    def forget(self) -> None:
+        """Know no plan."""
+        self._show([])
+
+    def _show(self, plans: list[Plan]) -> None:
+        # One statement changes what native code sees, and the plans it saw before are still referenced.
+        record = self._record.copy()
+        record[ENTRY.index["count"]] = len(plans)
+        at = ENTRY.index["plans"]
+        record[at : at + len(plans)] = [plan.address for plan in plans]
+        self._record[:] = record
+        self._plans = plans
+
+
+def entry(fallback: Callable[..., Any], arena: int, owner: object) -> Entry | None:
+    """An Entry, or None where this interpreter or NumPy is not as the native code expects."""
+    return Entry(fallback, arena, owner) if layout_is_known() else None
+
+
+@lru_cache(maxsize=1)
+def layout_is_known() -> bool:
+    """Whether the words the native code reads are where it reads them (never on a free-threaded build)."""
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return False
+    table = _array_api()
+    if not table or table[_ARRAY_TYPE] != id(np.ndarray):
+        return False
+    bytes_ = np.zeros(41, np.uint8)
+    samples = (
+        np.zeros(()), np.zeros(3, np.int32), np.zeros((2, 3, 4), np.float32), np.zeros((2, 3)).T,
+        np.zeros((4, 6))[:, ::2], bytes_[1:41].view(np.float64), np.zeros((0, 2), np.int64),
+    )  # fmt: skip
+    return all(_reads_right(array) for array in samples)
+
+
+def _reads_right(array: np.ndarray) -> bool:
+    def word(number: int) -> int:
+        return ctypes.c_int64.from_address(id(array) + 8 * number).value
+
+    def integer(number: int) -> int:
+        return ctypes.c_int.from_address(id(array) + 8 * number).value
+
+    extents = tuple(ctypes.c_int64.from_address(word(EXTENTS) + 8 * axis).value for axis in range(array.ndim))
+    usable = array.flags.c_contiguous and array.flags.aligned
+    return (
+        word(TYPE) == id(np.ndarray)
+        and word(DATA) == array.ctypes.data
+        and integer(RANK) == array.ndim
+        and extents == array.shape
+        and word(DESCRIPTOR) == id(array.dtype)
+        and (integer(FLAGS) & CONTIGUOUS_ALIGNED == CONTIGUOUS_ALIGNED) == usable
+    )
+
+
+@lru_cache(maxsize=1)
+def _array_api() -> Any:
+    """NumPy's C API table, None where it is not found."""
+    from numpy._core import _multiarray_umath
+
+    capsule = getattr(_multiarray_umath, "_ARRAY_API", None)
+    if capsule is None:
+        return None
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return ctypes.cast(pointer(capsule, None), ctypes.POINTER(ctypes.c_uint64))
+
+
+@lru_cache(maxsize=1)
+def _method() -> _MethodDef:
+    return _MethodDef(b"program", executor().entry_address, _METH_FASTCALL_KEYWORDS, b"Run the program.")
+
+
+def _new_builtin(itself: np.ndarray, kept_alive: object) -> Callable[..., Any]:
+    new = ctypes.pythonapi.PyCFunction_NewEx
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.py_object]
+    return new(ctypes.addressof(_method()), itself, kept_alive)
+
+
+def _operands(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """OPERAND records of arrays, their extents after them."""
+    extents = [extent for array in arrays for extent in array.shape]
+    words = np.zeros(OPERAND.words * len(arrays) + len(extents), np.int64)
+    at = OPERAND.words * len(arrays)
+    for number, array in enumerate(arrays):
+        descriptor = id(array.dtype)
+        OPERAND.write(
+            words, OPERAND.words * number,
+            descriptor=descriptor, rank=array.ndim, extents=words.ctypes.data + 8 * at,
+        )  # fmt: skip
+        words[at : at + array.ndim] = array.shape
+        at += array.ndim
+    return words

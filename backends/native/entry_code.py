@@ -1,0 +1,146 @@
+"""Native code of the entry: a METH_FASTCALL builtin, one for all programs, told apart by their ENTRY record.
+
+It serves exact NumPy arrays of the very dtype, shape and layout a known plan expects; anything else goes to the
+program's Python function, so Python keeps every conversion and every error.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from backends.native.code import VOID, WORDS, Code
+from backends.native.kernel import I32, I64, POINTER, SLOT_ABSOLUTE, SLOT_FIRST_INPUT, SLOT_STATUS
+from backends.native.records import ENTRY, OPERAND, PLAN, TEAM
+from backends.native.walker import FINISHED, INTERRUPTED, TEAM_NS
+
+# Words of CPython's and NumPy's objects that are read directly (checked by entry.layout_is_known).
+TYPE, DATA, RANK, EXTENTS, DESCRIPTOR, FLAGS = 1, 2, 3, 4, 7, 8
+CONTIGUOUS_ALIGNED = 0x101
+STATUS_WORDS = 8
+_NULL = ir.Constant(POINTER, None)
+
+
+def emit_entry(module: ir.Module, execute: ir.Function) -> ir.Function:
+    """PyObject *entry(self, args, nargs, kwnames)."""
+    matches = _emit_matches(module)
+    run = _emit_run(module, execute)
+    code = Code(module, "entry", POINTER, WORDS, WORDS, I64, POINTER)
+    itself, args, nargs, names = code.arguments
+    b = code.b
+    record = code.load(itself, I64(DATA))
+
+    def fall_back() -> None:
+        fallback = code.pointer(code.get(record, ENTRY, "fallback"))
+        b.ret(code.call("PyObject_Vectorcall", POINTER, fallback, args, nargs, names))
+
+    with code.when(b.icmp_unsigned("!=", names, _NULL), likely=False):
+        fall_back()
+    with code.count(code.get(record, ENTRY, "count")) as number:
+        plan = code.pointer(code.load(code.field(record, ENTRY, "plans"), number), WORDS)
+        with code.when(b.call(matches, [plan, args, nargs, code.get(record, ENTRY, "array_type")])):
+            result = b.call(run, [record, plan, args])
+            with code.when(b.icmp_unsigned("!=", result, code.pointer(itself))):  # itself: Python has to see to it
+                b.ret(result)
+            fall_back()
+    fall_back()
+    return code.function
+
+
+def _emit_matches(module: ir.Module) -> ir.Function:
+    """i1 matches(plan, args, nargs, array_type): whether the arguments are what the plan is for."""
+    no, yes = ir.Constant(ir.IntType(1), 0), ir.Constant(ir.IntType(1), 1)
+    code = Code(module, "matches", ir.IntType(1), WORDS, WORDS, I64, I64)
+    plan, args, nargs, array_type = code.arguments
+    b = code.b
+
+    def require(condition: ir.Value) -> None:
+        with code.when(b.not_(condition), likely=False):
+            b.ret(no)
+
+    require(b.icmp_signed("==", nargs, code.get(plan, PLAN, "input_count")))
+    operands = code.get(plan, PLAN, "inputs")
+    with code.count(nargs) as number:
+        operand = _operand(code, operands, number)
+        array = code.load(args, number)
+        require(b.icmp_signed("==", code.load(array, I64(TYPE)), array_type))
+        require(b.icmp_signed("==", code.load(array, I64(DESCRIPTOR)), code.get(operand, OPERAND, "descriptor")))
+        rank, flags = _low(code, array, RANK), _low(code, array, FLAGS)
+        require(b.icmp_signed("==", rank, code.get(operand, OPERAND, "rank")))
+        require(b.icmp_signed("==", b.and_(flags, I64(CONTIGUOUS_ALIGNED)), I64(CONTIGUOUS_ALIGNED)))
+        found, expected = code.load(array, I64(EXTENTS)), code.get(operand, OPERAND, "extents")
+        with code.count(rank) as axis:
+            require(b.icmp_signed("==", code.load(found, axis), code.load(expected, axis)))
+    b.ret(yes)
+    code.function.linkage = "internal"
+    return code.function
+
+
+def _emit_run(module: ir.Module, execute: ir.Function) -> ir.Function:
+    """PyObject *run(record, plan, args): a tuple of fresh arrays, null with an exception set, or the record's owner
+    (the builtin's `self`) where Python has to take over."""
+    code = Code(module, "run", POINTER, I64, WORDS, WORDS)
+    record, plan, args = code.arguments
+    b = code.b
+    team, elsewhere = code.get(record, ENTRY, "team"), code.pointer(code.get(record, ENTRY, "itself"))
+    wanted = b.and_(
+        b.icmp_signed(">", code.get(plan, PLAN, "threads"), I64(1)),
+        b.icmp_signed(">=", code.get(plan, PLAN, "work"), I64(TEAM_NS)),
+    )
+    missing = b.icmp_signed("==", code.get(team, TEAM, "workers"), I64(0))
+    with code.when(b.and_(wanted, missing), likely=False):
+        b.ret(elsewhere)
+    inputs, outputs = code.get(plan, PLAN, "input_count"), code.get(plan, PLAN, "output_count")
+    count = b.add(b.add(inputs, outputs), I64(SLOT_FIRST_INPUT))
+    slots = b.alloca(I64, b.add(count, I64(STATUS_WORDS)))
+    status = code.at(slots, count)
+    b.store(I64(0), status)
+    b.store(code.word(status), code.at(slots, I64(SLOT_STATUS)))
+    b.store(I64(0), code.at(slots, I64(SLOT_ABSOLUTE)))
+    with code.count(inputs) as number:
+        data = code.load(code.load(args, number), I64(DATA))
+        b.store(data, code.at(slots, b.add(number, I64(SLOT_FIRST_INPUT))))
+    results = code.call("PyTuple_New", POINTER, outputs)
+    with code.when(b.icmp_unsigned("==", results, _NULL), likely=False):
+        b.ret(_NULL)
+    first_output = b.add(inputs, I64(SLOT_FIRST_INPUT))
+    with code.count(outputs) as number:
+        array = _new_array(code, record, _operand(code, code.get(plan, PLAN, "outputs"), number))
+        with code.when(b.icmp_unsigned("==", array, _NULL), likely=False):
+            code.call("Py_DecRef", VOID, results)
+            b.ret(_NULL)
+        code.call("PyTuple_SetItem", I32, results, number, array)
+        b.store(code.load(array, I64(DATA)), code.at(slots, b.add(first_output, number)))
+    # While the GIL is released another thread may make Python forget this plan.
+    owner = code.pointer(code.get(plan, PLAN, "owner"))
+    code.call("Py_IncRef", VOID, owner)
+    arena = code.pointer(code.get(record, ENTRY, "arena"), WORDS)
+    result = b.call(execute, [plan, slots, arena, code.pointer(team, WORDS)])
+    code.call("Py_DecRef", VOID, owner)
+    with code.when(b.icmp_signed("==", result, I64(FINISHED)), likely=True):
+        b.ret(results)
+    code.call("Py_DecRef", VOID, results)
+    b.ret(b.select(b.icmp_signed("==", result, I64(INTERRUPTED)), _NULL, elsewhere))
+    code.function.linkage = "internal"
+    return code.function
+
+
+def _new_array(code: Code, record: ir.Value, operand: ir.Value) -> ir.Value:
+    """PyArray_NewFromDescr, which takes a reference to the descriptor."""
+    descriptor = code.pointer(code.get(operand, OPERAND, "descriptor"))
+    code.call("Py_IncRef", VOID, descriptor)
+    rank, extents = code.get(operand, OPERAND, "rank"), code.pointer(code.get(operand, OPERAND, "extents"))
+    return code.call_address(
+        code.get(record, ENTRY, "new_array"), POINTER,
+        code.pointer(code.get(record, ENTRY, "array_type")), descriptor, code.b.trunc(rank, I32), extents,
+        _NULL, _NULL, I32(0), _NULL,
+    )  # fmt: skip
+
+
+def _operand(code: Code, operands: ir.Value, number: ir.Value) -> ir.Value:
+    return code.pointer(code.b.add(operands, code.b.mul(number, I64(8 * OPERAND.words))), WORDS)
+
+
+def _low(code: Code, object: ir.Value, word: int) -> ir.Value:
+    """The C int that starts at that word of an object."""
+    address = code.b.bitcast(code.at(object, I64(word)), I32.as_pointer())
+    return code.b.sext(code.b.load(address), I64)
