@@ -51,25 +51,19 @@ def format_of(x: Expr) -> Format:
 
 
 # Constants to 240 bits, in units of 2^-240; `parts` cuts them into floats.
-_LN2 = 0xB17217F7D1CF79ABC9E3B39803F2F6AF40F343267298B62D8A0D175B8BAB
-_LOG2E = 0x171547652B82FE1777D0FFDA0D23A7D11D6AEF551BAD2B4B1164A2CD9A342
-_HALF_PI = 0x1921FB54442D18469898CC51701B839A252049C1114CF98E804177D4C7627
-_LOG10E = 0x6F2DEC549B9438CA9AADD557D699EE191F71A30122E4D1011D1F96A27BC7
-_LOG10_2 = 0x4D104D427DE7FBCC47C4ACD605BE48BC13569862A1E8F9A4C52F37935BE6
-_INVERSE_PI = 0x517CC1B727220A94FE13ABE8FA9A6EE06DB14ACC9E21C820FF28B1D5EF5E
-_NAMED = {
-    "inverse_pi": _INVERSE_PI,
-    "ln2": _LN2,
-    "log2e": _LOG2E,
-    "half_pi": _HALF_PI,
-    "log10e": _LOG10E,
-    "log10_2": _LOG10_2,
+_CONSTANTS = {
+    "ln2": 0xB17217F7D1CF79ABC9E3B39803F2F6AF40F343267298B62D8A0D175B8BAB,
+    "log2e": 0x171547652B82FE1777D0FFDA0D23A7D11D6AEF551BAD2B4B1164A2CD9A342,
+    "log10e": 0x6F2DEC549B9438CA9AADD557D699EE191F71A30122E4D1011D1F96A27BC7,
+    "log10_2": 0x4D104D427DE7FBCC47C4ACD605BE48BC13569862A1E8F9A4C52F37935BE6,
+    "half_pi": 0x1921FB54442D18469898CC51701B839A252049C1114CF98E804177D4C7627,
+    "inverse_pi": 0x517CC1B727220A94FE13ABE8FA9A6EE06DB14ACC9E21C820FF28B1D5EF5E,
 }
 
 
-def parts(name: str, form: Format, count: int, factor: int = 1) -> list[float]:
-    """A constant as an unevaluated sum of `count` floats of the format, largest first, times `factor`."""
-    rest = Fraction(_NAMED[name] * factor, 1 << 240)
+def parts(name: str, form: Format, count: int) -> list[float]:
+    """A constant as an unevaluated sum of `count` floats of the format, largest first."""
+    rest = Fraction(_CONSTANTS[name], 1 << 240)
     found = []
     for _ in range(count):
         found.append(round_fraction(rest, form.bits))

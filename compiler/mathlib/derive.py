@@ -1,9 +1,8 @@
 """Derives compiler/mathlib/coefficients.py. A development tool: run `python -m compiler.mathlib.derive`.
 
-Polynomials interpolate a function's remainder, after its exactly representable leading terms, at Chebyshev nodes in
-high precision (within a small factor of minimax), of the least degree that meets the wanted error after rounding the
-coefficients. Rational functions are fitted by iteratively reweighted linear least squares (Sanathanan and Koerner,
-1963; Lawson's weights make the error level).
+Each polynomial is a weighted least-squares fit, at Chebyshev nodes and in high precision, of what remains of a
+function after its exactly representable leading terms: within a small factor of minimax. Its degree is the least that
+meets the wanted error.
 """
 
 from __future__ import annotations
@@ -39,8 +38,12 @@ def fitted(values: list[tuple[Any, Any, Any]], degree: int, known: list[float]) 
     return list(mp.lu_solve(mp.matrix(rows), mp.matrix(right)))
 
 
-def polynomial(remainder: Function, weight: Function, low: Any, high: Any, bits: int, slack: int = 4) -> list[float]:
+def polynomial(
+    remainder: Function, weight: Function, low: Any, high: Any, bits: int, slack: int = 4, split: bool = False
+) -> list[float]:
     """The shortest polynomial whose error times `weight` stays below 2^-(bits + slack) before rounding.
+
+    With `split` the constant is given in two parts, the first two numbers.
 
     Coefficients are rounded one by one from the constant on, each time fitting the later ones anew, so that they
     make up for the rounding.
@@ -50,43 +53,16 @@ def polynomial(remainder: Function, weight: Function, low: Any, high: Any, bits:
         exact = fitted(values, degree, [])
         if max(abs((mp.polyval(exact[::-1], x) - value) * w) for x, value, w in values) < mp.mpf(2) ** -(bits + slack):
             break
-    found: list[float] = []
+    found: list[Any] = []
+    if split:
+        parts = [rounded(exact[0], bits)]
+        parts.append(rounded(exact[0] - parts[0], bits))
+        found.append(mp.mpf(parts[0]) + parts[1])
     while len(found) <= degree:
         found.append(rounded(fitted(values, degree, found)[0], bits))
     error = max(abs((mp.polyval(found[::-1], x) - value) * w) for x, value, w in values)
     print(f"  degree {degree}, error 2^{float(mp.log(error, 2)):.1f}")
-    return found
-
-
-def rational(function: Function, high: Any, numerator: int, denominator: int) -> tuple[list[float], list[float]]:
-    """Float32 coefficients of p(z) / q(z), q(0) = 1, with level relative error for z in [0, high]."""
-    points = [high * (1 - mp.cos(PI * i / 159)) / 2 for i in range(160)]
-    values = [function(z) for z in points]
-    lawson, previous = [mp.mpf(1)] * len(points), [mp.mpf(1)] * len(points)
-    best: tuple[Any, Any, Any] = (mp.inf, [], [])
-    for _ in range(40):
-        rows, right = [], []
-        for z, value, weight, q in zip(points, values, lawson, previous, strict=True):
-            scale = mp.sqrt(weight) / (q * value)
-            rows.append(
-                [scale * z**k for k in range(numerator + 1)]
-                + [-scale * value * z**k for k in range(1, denominator + 1)]
-            )
-            right.append(scale * value)
-        solution = mp.lu_solve(mp.matrix(rows), mp.matrix(right))
-        p, q = list(solution[: numerator + 1]), [mp.mpf(1), *solution[numerator + 1 :]]
-        errors = [
-            abs(mp.polyval(p[::-1], z) / mp.polyval(q[::-1], z) / value - 1)
-            for z, value in zip(points, values, strict=True)
-        ]
-        if max(errors) < best[0]:
-            best = (max(errors), p, q)
-        previous = [mp.polyval(q[::-1], z) for z in points]
-        lawson = [w * e for w, e in zip(lawson, errors, strict=True)]
-        total = sum(lawson)
-        lawson = [w / total for w in lawson]
-    print(f"  rational {numerator}/{denominator}: relative error 2^{float(mp.log(best[0], 2)):.1f}")
-    return [rounded(c, 24) for c in best[1]], [rounded(c, 24) for c in best[2]]
+    return [*parts, *found[1:]] if split else found
 
 
 def odd(function: Function) -> Function:
@@ -116,8 +92,9 @@ def scaled_tail(cdf_scale: Any, centre: Any) -> Function:
 
 
 ERFC, NORMCDF = (mp.mpf(1), mp.mpf(1)), (mp.sqrt(mp.mpf(1) / 2), mp.mpf(1) / 2)
-ERF_LIMIT, TANH_LIMIT = 3.93, 9.02  # where float32 results have reached 1
-CENTRE = {"erfc": {24: 2.0, 53: 3.75}, "normcdf": {24: 3.0, 53: 5.25}}
+ERF_LIMIT = 3.93  # float32 results are 1 from here on
+CENTRE = {"erfc": 2.0, "normcdf": 2.0}  # powers of 2: products with them are exact
+NEAR = {"erfc": 0.47, "normcdf": 0.65}  # below, a series around 0 serves
 RANGE = {"erfc": {24: 10.2, 53: 27.4}, "normcdf": {24: 14.5, 53: 38.7}}
 
 
@@ -162,35 +139,35 @@ def polynomials(bits: int) -> dict[str, list[float]]:
             bits,
             15,
         )
-        found["ERF"] = polynomial(
-            lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z), lambda z: mp.sqrt(z) / mp.erf(mp.sqrt(z)), 0, 0.25, bits
-        )
+    found["ERF"] = polynomial(
+        lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1, lambda z: mp.sqrt(z) / mp.erf(mp.sqrt(z)), 0, 1, bits
+    )
+    found["NORMCDF_NEAR"] = polynomial(
+        lambda z: mp.erf(mp.sqrt(z / 2)) / mp.sqrt(4 * z), lambda z: 4 * mp.sqrt(z), 0, NEAR["normcdf"] ** 2, bits
+    )
+    if bits == 24:
+        found["ERFC_LOG2"] = polynomial(lambda u: mp.log(mp.erfc(u), 2), lambda u: mp.erfc(u) * LN2, 1, ERF_LIMIT, bits)
     for name, scale in (("ERFC", ERFC), ("NORMCDF", NORMCDF)):
-        centre, end = CENTRE[name.lower()][bits], RANGE[name.lower()][bits]
+        centre, end = CENTRE[name.lower()], RANGE[name.lower()][bits]
         value = scaled_tail(scale, mp.mpf(centre))
+        start = mp.mpf(NEAR[name.lower()])
+        bottom = (start - mp.mpf(centre)) / (start + mp.mpf(centre))
         top = (end - mp.mpf(centre)) / (end + mp.mpf(centre))
-        found[name] = polynomial(value, lambda t, value=value: 1 / value(t), -1, top, bits, 3)
+        found[name] = polynomial(value, lambda t, value=value: 1 / value(t), bottom, top, bits, 4, True)
     return found
 
 
 def main() -> None:
     """Write the coefficient file."""
-    text = ['"""Coefficients, constant term first; written by compiler/mathlib/derive.py."""\n\n']
+    text = ['"""Coefficients, constant term first; written by compiler/mathlib/derive.py."""\n\n# fmt: off\n']
     for bits in (24, 53):
         for name, coefficients in polynomials(bits).items():
             print(f"{name}{bits}: degree {len(coefficients) - 1}")
-            text.append(f"{name}_{bits} = {tuple(coefficients)}\n")
-    root = mp.sqrt
-    for name, function, end, p, q in (
-        ("ERF", lambda z: mp.erf(root(z)) / root(z) if z else 2 / root(PI), mp.mpf(ERF_LIMIT) ** 2, 5, 6),
-        ("TANH_RATIONAL", lambda z: mp.tanh(root(z)) / root(z) if z else mp.mpf(1), mp.mpf(TANH_LIMIT) ** 2, 5, 4),
-    ):
-        for part, coefficients in zip(("P", "Q"), rational(function, end, p, q), strict=True):
-            text.append(f"{name}_24_{part} = {tuple(coefficients)}\n")
-    for name, values in (("TAIL_CENTRE", CENTRE), ("TAIL_LIMIT", RANGE)):
+            rows = [", ".join(map(repr, coefficients[i : i + 4])) for i in range(0, len(coefficients), 4)]
+            text.append(f"{name}_{bits} = (\n" + "".join(f"    {row},\n" for row in rows) + ")\n")
+    for name, values in (("TAIL_CENTRE", CENTRE), ("TAIL_START", NEAR), ("TAIL_LIMIT", RANGE)):
         text.append(f"{name} = {values}\n")
-    for name, value in (("ERF_LIMIT_24", ERF_LIMIT), ("TANH_LIMIT_24", TANH_LIMIT)):
-        text.append(f"{name} = {value}\n")
+    text.append(f"ERF_LIMIT_24 = {ERF_LIMIT}\n")
     Path(__file__).with_name("coefficients.py").write_text("".join(text))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compiler.expr import Expr
 from compiler.mathlib import coefficients
 from compiler.mathlib.arithmetic import (
+    SINGLE,
     absolute,
     choose,
     clamp,
@@ -13,53 +14,79 @@ from compiler.mathlib.arithmetic import (
     format_of,
     greater,
     horner,
+    integer_bits,
     less,
     number,
+    power_of_two,
     scale,
     two_product,
+    two_sum,
 )
 from compiler.mathlib.exponential import exp_minus_one, reduce_by_ln2
 
 
 def erf(x: Expr) -> Expr:
-    """The error function: a rational function in float32; a polynomial near 0 and 1 - erfc beyond in float64."""
-    form = format_of(x)
-    if form.bits == 24:
-        x = clamp(x, -coefficients.ERF_LIMIT_24, coefficients.ERF_LIMIT_24)
-        square = x * x
-        return (x * horner(square, coefficients.ERF_24_P)) / horner(square, coefficients.ERF_24_Q)
-    size = absolute(x)
-    square = x * x
-    near = x * horner(square, form.table("ERF"))
-    return choose(less(size, 0.5), near, copysign(number(1.0, x) - gaussian_tail(size, "erfc"), x))
+    """The error function: a series in x near 0, 1 - erfc beyond 1."""
+    form, size = format_of(x), absolute(x)
+    near = _erf_near(x)
+    tail = _erfc_single(size) if form.bits == 24 else gaussian_tail(size, "erfc")
+    return choose(less(size, 1.0), near, copysign(number(1.0, x) - tail, x))
+
+
+def _erf_near(x: Expr) -> Expr:
+    """erf(x) for |x| < 1."""
+    return fma(x, horner(x * x, format_of(x).table("ERF")), x)
+
+
+def _erfc_single(u: Expr) -> Expr:
+    """erfc(u) for u > 1, good enough to be subtracted from 1 in float32: 2 to a polynomial."""
+    exponent = horner(clamp(u, None, coefficients.ERF_LIMIT_24), coefficients.ERFC_LOG2_24)
+    magic = SINGLE.magic + SINGLE.bias
+    shifted = exponent + magic
+    r = exponent - (shifted - magic)
+    near_one = fma(horner(r, SINGLE.table("EXP2")), r, 1.0)
+    return near_one * power_of_two(integer_bits(shifted), SINGLE)
 
 
 def erfc(x: Expr) -> Expr:
     """1 - erf(x) without cancellation, denormal results included."""
-    tail = gaussian_tail(absolute(x), "erfc")
-    return choose(less(x, 0.0), number(2.0, x) - tail, tail)
+    size = absolute(x)
+    tail = gaussian_tail(size, "erfc")
+    far = choose(less(x, 0.0), number(2.0, x) - tail, tail)
+    near = number(1.0, x) - _erf_near(x)
+    return choose(less(size, coefficients.TAIL_START["erfc"]), near, far)
 
 
 def normcdf(x: Expr) -> Expr:
     """The distribution function of the standard normal distribution."""
-    tail = gaussian_tail(absolute(x), "normcdf")
-    return choose(greater(x, 0.0), number(1.0, x) - tail, tail)
+    size = absolute(x)
+    tail = gaussian_tail(size, "normcdf")
+    far = choose(greater(x, 0.0), number(1.0, x) - tail, tail)
+    near = fma(x, horner(x * x, format_of(x).table("NORMCDF_NEAR")), 0.5)
+    return choose(less(size, coefficients.TAIL_START["normcdf"]), near, far)
 
 
 def gaussian_tail(u: Expr, name: str) -> Expr:
-    """erfc(u), or normcdf(-u), for u >= 0: e^(-u^2) (or e^(-u^2 / 2)) times a slowly varying factor.
+    """erfc(u), or normcdf(-u), for u from TAIL_START on: e^(-u^2) (or e^(-u^2 / 2)) times a slowly varying factor.
 
     The factor times (u + a) is a polynomial in (u - a) / (u + a), after Shepherd and Laframboise, "Chebyshev
     approximation of (1 + 2x) exp(x^2) erfc x", 1981. The rounding errors of u^2, of 1 / (u + a) and of the product are
     folded into the last fma.
     """
     form = format_of(u)
-    centre, limit = coefficients.TAIL_CENTRE[name][form.bits], coefficients.TAIL_LIMIT[name][form.bits]
+    centre, limit = coefficients.TAIL_CENTRE[name], coefficients.TAIL_LIMIT[name][form.bits]
     u = clamp(u, None, limit)
-    shifted = u + centre
+    shifted, shifted_low = two_sum(u, number(centre, u))
     inverse = number(1.0, u) / shifted
-    series = horner((u - centre) * inverse, form.table(name.upper()))
+    lost = fma(-inverse, shifted_low, fma(-inverse, shifted, 1.0))
+    double = inverse * (2.0 * centre)
+    t = fma(-double, lost, number(1.0, u) - double)
+    constant, constant_low, *rest = form.table(name.upper())
+    slope = horner(t, rest)
+    series = fma(slope, t, constant)
+    series_low = fma(slope, t, number(constant, u) - series) + constant_low
     factor, factor_low = two_product(series, inverse)
+    factor_low = fma(factor, lost, fma(series_low, inverse, factor_low))
     exponent = -1.0 if name == "erfc" else -0.5
     square, square_low = two_product(u, u)
     r, bits = reduce_by_ln2(square * exponent, 2 * form.bias)

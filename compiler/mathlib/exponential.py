@@ -1,15 +1,14 @@
-"""exp and its relatives: reduction by multiples of ln 2, a polynomial for exp(r) - 1, scaling that reaches denormals."""
+"""exp and its relatives: reduction by multiples of ln 2, a polynomial, scaling that reaches denormals."""
 
 from __future__ import annotations
 
 from compiler.expr import Expr, apply
-from compiler.mathlib import coefficients
 from compiler.mathlib.arithmetic import (
-    Format,
     absolute,
     choose,
     clamp,
     copysign,
+    fast_two_sum,
     fma,
     format_of,
     horner,
@@ -74,8 +73,11 @@ def expm1(x: Expr) -> Expr:
 def sigmoid(x: Expr) -> Expr:
     """1 / (1 + e^-x), with e^x of the negative side computed as such: tiny results are exact too."""
     form = format_of(x)
-    small = _exp_clamped(clamp(-absolute(x), LOWEST[form.bits], None), 2 * form.bias)
-    return choose(less(x, 0.0), small, 1.0) / (small + 1.0)
+    r, bits = reduce_by_ln2(clamp(-absolute(x), LOWEST[form.bits], None), 2 * form.bias)
+    small = scale(exp_minus_one(r) + 1.0, bits)
+    below, below_low = fast_two_sum(number(1.0, x), small)
+    quotient = choose(less(x, 0.0), small, 1.0) / below
+    return fma(-quotient, below_low, quotient)
 
 
 def half_exp(x: Expr) -> Expr:
@@ -100,23 +102,12 @@ def cosh(x: Expr) -> Expr:
 
 
 def tanh(x: Expr) -> Expr:
-    """The hyperbolic tangent: a rational function in float32, through e^2x in float64."""
-    form = format_of(x)
-    return _tanh_single(x) if form.bits == 24 else _tanh_double(x, form)
-
-
-def _tanh_single(x: Expr) -> Expr:
-    x = clamp(x, -coefficients.TANH_LIMIT_24, coefficients.TANH_LIMIT_24)
-    square = x * x
-    numerator = x * horner(square, coefficients.TANH_RATIONAL_24_P)
-    return numerator / horner(square, coefficients.TANH_RATIONAL_24_Q)
-
-
-def _tanh_double(x: Expr, form: Format) -> Expr:
-    size = absolute(x)
+    """The hyperbolic tangent: a series near 0, 1 - 2 / (e^2x + 1) beyond."""
+    form, size = format_of(x), absolute(x)
     square = size * size
     near = fma(size * square, horner(square, form.table("TANH")), size)
-    grown = _exp_clamped(clamp(size + size, None, 40.0), 2 * form.bias)
+    r, bits = reduce_by_ln2(clamp(size + size, None, 40.0), form.bias)
+    grown = fma(fma(horner(r, form.table("EXP")), r, 1.0), r, 1.0) * power_of_two(bits, form)
     far = number(1.0, x) - number(2.0, x) / (grown + 1.0)
     return copysign(choose(less(size, 0.55), near, far), x)
 

@@ -1,11 +1,13 @@
 """Reduction of huge angles by pi/2 (Payne and Hanek, 1983) without table gathers.
 
-x = M * 2^E with an integer M. Bits of 2/pi whose product with M * 2^E is a multiple of 4 do not matter, nor do those far
-below the result's precision: a window of 2/pi that starts at bit E - 2 is enough. The window is picked from constant
-64-bit words by selects on the bits of the word number, then shifted into place.
+x = M * 2^E with an integer M. Bits of 2/pi whose product with M * 2^E is a multiple of 4 do not matter, nor do those
+far below the result's precision: a window of 2/pi that starts at bit E - 2 is enough. It is picked from constant 64-bit
+words by selects on the bits of the word number, then shifted into place.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from compiler import dtypes
 from compiler.expr import Expr, apply, bitcast, cast, const
@@ -92,10 +94,7 @@ def _window(start: Expr, largest: int, limbs: int) -> list[Expr]:
         step //= 2
     shift = apply("and", start, _word(63))
     back = _word(64) - shift
-    shifted = [
-        apply("or", apply("shl", a, shift), apply("shr", b, back))
-        for a, b in zip(candidates[: wanted - 1], candidates[1:wanted], strict=True)
-    ]
+    shifted = [apply("or", apply("shl", a, shift), apply("shr", b, back)) for a, b in pairwise(candidates)]
     return [half for word in shifted for half in (_shr(word, 32), _low(word))][:limbs]
 
 
@@ -113,10 +112,9 @@ def _multiply(mantissa: Expr, window: list[Expr], single: bool) -> list[Expr]:
 
 
 def _split(product: list[Expr]) -> tuple[Expr, Expr, Expr]:
-    """Of a fixed-point number with 2 integer bits: the nearest integer, and the rest as a float64 sum, in [-1/2, 1/2]."""
+    """Of a fixed-point number with 2 integer bits: the nearest integer, and the rest, within 1/2, as a float64 sum."""
     padded = [*product, *[_word(0)] * (5 - len(product))]
-    pairs = zip(padded[:4], padded[1:5], strict=True)
-    first, *others = [_low(apply("or", apply("shl", a, _word(2)), _shr(b, 30))) for a, b in pairs]
+    first, *others = [_low(apply("or", apply("shl", a, _word(2)), _shr(b, 30))) for a, b in pairwise(padded)]
     top = _shr(first, 31)
     quadrant = _shr(product[0], 30) + top
     signed = cast(bitcast(first, dtypes.int64), dtypes.float64) - cast(top, dtypes.float64) * 2.0**32

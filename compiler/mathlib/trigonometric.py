@@ -101,11 +101,14 @@ def tan(x: Expr) -> Expr:
 
 
 def _tangent_single(angle: Angle) -> Expr:
+    """A polynomial; its inverse is corrected for what both lost."""
     quadrant, r, _ = angle
     z = r * r
-    tangent = fma(z * r, horner(z, format_of(r).table("TAN")), r)
+    tangent, low = fast_two_sum(r, (z * r) * horner(z, format_of(r).table("TAN")))
     odd = equal(apply("and", quadrant, number(1, quadrant)), 1)
-    return choose(odd, number(-1.0, r) / tangent, tangent)
+    inverse = number(-1.0, r) / tangent
+    rest = fma(inverse, low, fma(inverse, tangent, 1.0))
+    return choose(odd, fma(rest, inverse, inverse), tangent)
 
 
 def _tangent_double(angle: Angle) -> Expr:
