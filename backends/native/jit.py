@@ -66,7 +66,7 @@ class Engine:
         if not target.runs_here:
             raise TargetError(
                 f"target {target.name}: code for {target.triple} ({target.cpu}) cannot run on this machine, "
-                f"which lacks {target.missing_here()}; compile with target='host'"
+                f"which lacks {target.missing_here}; compile with target='host'"
             )
         self.target = target
         self.machine = target_machine(target)

@@ -58,8 +58,9 @@ class Target:
     @property
     def runs_here(self) -> bool:
         """Whether this machine can run the code."""
-        return not self.missing_here()
+        return not self.missing_here
 
+    @property
     def missing_here(self) -> str:
         """What this machine lacks to run the code, '' if nothing."""
         here = host()
