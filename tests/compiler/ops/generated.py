@@ -17,6 +17,7 @@ from compiler.op import REGISTRY, Op, Sample, lookup
 from compiler.types import TensorType, of_array
 
 lookup("map")  # fills the registry
+FIXED_OPERANDS = frozenset({("gather_nd", 1)})  # its last size decides the result's rank
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def graph_of(case: Case, shape: Callable[[tuple[int, ...]], tuple[Size, ...]], o
         elif i in case.op.value_operands:
             operands.append(b.constant(array))
         else:
-            operands.append(b.input(f"x{i}", TensorType(dtypes.from_numpy(array.dtype), shape(array.shape))))
+            sizes = array.shape if (case.op.name, i) in FIXED_OPERANDS else shape(array.shape)
+            operands.append(b.input(f"x{i}", TensorType(dtypes.from_numpy(array.dtype), sizes)))
             feeds.append(array)
     values = b.emit_many(case.op.name, operands, case.sample.attrs, [f"y{i}" for i in range(outputs)])
     return b.finish(values), feeds
