@@ -11,9 +11,9 @@ import statistics
 import time
 
 from bench.compare import Timing, ratio
-from bench.contest import hold, prepare
+from bench.contest import Call, hold, prepare
 from bench.report import Report, seconds, table
-from bench.workload import Call, load, present
+from bench.workload import load, present
 
 PERIOD = 0.01  # seconds between two calls
 CALLS = 20  # a round and contestant

@@ -13,10 +13,9 @@ from functools import partial
 import numpy as np
 
 from bench import peers
-from bench.contest import Contest, hold
+from bench.contest import Call, Contest, hold
 from bench.report import Report
 
-Call = Callable[[], np.ndarray]
 OPSET = 20
 SHAPES = (
     "256x256x256", "512x512x512", "1024x1024x1024", "2048x2048x2048", "128x768x768", "128x3072x768", "128x768x3072",
@@ -74,7 +73,7 @@ def via_torch(product: Product) -> Call:
 
     a, b = torch.from_numpy(product.a), torch.from_numpy(product.b)
     mm = peers.torch_eager(torch.mm, product.threads)
-    return lambda: mm(a, b).numpy()
+    return lambda: mm(a, b)
 
 
 def via_onnxruntime(product: Product) -> Call:
@@ -119,7 +118,7 @@ def contest(product: Product) -> Contest:
         dtype=product.a.dtype.name,
         threads=product.threads,
         flops=2 * m * n * k,
-        check=lambda result: check(result, product),
+        check=lambda result: check(np.asarray(result), product),
     )
 
 

@@ -13,9 +13,7 @@ import numpy as np
 
 from bench import peers
 from bench.compare import relative_error
-from bench.contest import Contest
-
-Call = Callable[[], list[np.ndarray]]
+from bench.contest import Call, Contest
 
 # Relative error of the outputs' norm beyond which a contestant computed something else.
 ALLOWED = {"float32": 1e-5, "float64": 1e-12}
@@ -70,9 +68,9 @@ class Workload:
             self.module(*self.inputs)
         return counter.get_total_flops()
 
-    def check(self, found: list[np.ndarray]) -> tuple[float, bool]:
-        """The relative error against FP64, and whether the model's precision allows it."""
-        error = relative_error(found, self.truth)
+    def check(self, found: Any) -> tuple[float, bool]:
+        """The relative error of a result against FP64, and whether the model's precision allows it."""
+        error = relative_error(outputs(found), self.truth)
         return error, error <= ALLOWED[self.dtype]
 
     def contest(self, threads: int) -> Contest:
@@ -109,8 +107,8 @@ def to_onnx(module: Any, inputs: tuple[Any, ...], dynamic: Sequence[Mapping[int,
 
 
 def outputs(result: Any) -> list[np.ndarray]:
-    """A torch result as a list of arrays."""
-    return [tensor.numpy() for tensor in ((result,) if hasattr(result, "numpy") else result)]
+    """A result, one tensor or array or a sequence of them, as a list of arrays."""
+    return [np.asarray(part) for part in (result if isinstance(result, (list, tuple)) else (result,))]
 
 
 def via_sansuan(work: Workload, threads: int) -> Call:
@@ -118,7 +116,7 @@ def via_sansuan(work: Workload, threads: int) -> Call:
     import runtime
 
     program, arrays = runtime.compile(work.onnx, threads=threads), work.arrays
-    return lambda: list(program(*arrays))
+    return lambda: program(*arrays)
 
 
 def via_sansuan_torch(work: Workload, threads: int) -> Call:
@@ -126,7 +124,7 @@ def via_sansuan_torch(work: Workload, threads: int) -> Call:
     import runtime
 
     program = runtime.compile(work.module, work.inputs, threads=threads)
-    return lambda: outputs(program(*work.inputs))
+    return lambda: program(*work.inputs)
 
 
 def via_onnxruntime(work: Workload, threads: int) -> Call:
@@ -141,12 +139,12 @@ def via_openvino(work: Workload, threads: int) -> Call:
 
 def via_torch(work: Workload, threads: int) -> Call:
     run = peers.torch_eager(work.module, threads)
-    return lambda: outputs(run(*work.inputs))
+    return lambda: run(*work.inputs)
 
 
 def via_inductor(work: Workload, threads: int) -> Call:
     run = peers.inductor(work.module, threads)
-    return lambda: outputs(run(*work.inputs))
+    return lambda: run(*work.inputs)
 
 
 CONTESTANTS: dict[str, Callable[[Workload, int], Call]] = {
