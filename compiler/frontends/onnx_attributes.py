@@ -47,11 +47,11 @@ def _value(attribute: Any, files: ExternalFiles, place: str, subgraph: Callable[
     if name in ("f", "i"):
         return found
     if name == "s":
-        return _text(found)
+        return _text(found, place)
     if name in ("floats", "ints"):
         return tuple(found)
     if name == "strings":
-        return tuple(_text(item) for item in found)
+        return tuple(_text(item, place) for item in found)
     if name == "t":
         return tensor_array(found, files, place)
     if name == "sparse_tensor":
@@ -71,12 +71,22 @@ def _set_field(attribute: Any, place: str) -> str:
     return used[0]
 
 
-def _text(item: bytes) -> str | bytes:
-    """Strings as text; bytes that are no text (a custom operator's blob) as they are."""
+def _text(item: bytes, place: str) -> str:
     try:
         return item.decode("utf-8")
     except UnicodeDecodeError:
-        return item
+        raise ModelError(f"{place}: a string that is not UTF-8; export the model again") from None
+
+
+_CLASSES = {"FLOAT": float, "INT": int, "STRING": str, "TENSOR": np.ndarray, "SPARSE_TENSOR": np.ndarray,
+            "GRAPH": Subgraph, "TYPE_PROTO": (TensorType, SequenceType, OptionalType)}  # fmt: skip
+
+
+def is_of_kind(value: Any, kind: str) -> bool:
+    """Whether an attribute's value is of a schema's kind: FLOAT, INTS, ..."""
+    if isinstance(value, tuple):
+        return kind.endswith("S") and all(is_of_kind(item, kind.removesuffix("S")) for item in value)
+    return isinstance(value, _CLASSES.get(kind, ()))
 
 
 def node_proto(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from compiler.builder import Builder
-from compiler.dims import Dim, Size
+from compiler.dims import Dim, Size, Undecided
 from compiler.errors import ModelError, SansuanError
 from compiler.frontends.onnx_attributes import read_attributes
 from compiler.frontends.onnx_model import OnnxModel, domain_name
@@ -76,10 +76,10 @@ def add_initializers(frame: Frame, graph: Any, payloads: Mapping[int, memoryview
 
 def define(frame: Frame, name: str, value: Value, what: str) -> None:
     """Bind a name of this frame. Raises ModelError where it is bound already."""
-    if not name or name in frame.scope.maps[0]:
+    if not name or not isinstance(name, str) or name in frame.scope.maps[0]:
         raise ModelError(
-            f"{frame.place}graph: {what} {name!r} is {'defined twice' if name else 'without a name'}; "
-            "expected every name once: export the model again"
+            f"{frame.place}graph: {what} {name!r} is defined twice or no name at all; expected every name once: "
+            "export the model again"
         )
     frame.scope[name] = value
 
@@ -111,7 +111,15 @@ def _import_node(frame: Frame, proto: Any, place: str) -> None:
         inputs.pop()
     outputs = tuple(name if name in frame.wanted else "" for name in proto.output)
     node = OnnxNode(proto.op_type, domain, tuple(inputs), outputs, attrs, frame.opsets[domain])
-    values = _convert(frame, node, proto.overload, place)
+    try:
+        values = _convert(frame, node, proto.overload, place)
+    except SansuanError:
+        raise
+    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{place}: {node.op_type} of opset {node.version}: inputs and attributes do not fit the operator "
+            f"({type(error).__name__}: {error}); check the model with onnx.checker"
+        ) from error
     for name, value in zip(proto.output, values, strict=False):
         if name and value is not None:
             frame.scope[name] = value
@@ -135,7 +143,10 @@ def _convert(frame: Frame, node: OnnxNode, overload: str, place: str) -> Sequenc
     lookup("onnx_host")  # fills the registry
     row = ONNX_ROWS.get((node.domain, node.op_type))
     if row is not None and _typed_enough(node):
-        results = _by_row(frame.builder, node, *row, place)
+        try:
+            results = _by_row(frame.builder, node, *row, place)
+        except Undecided:
+            results = NotImplemented
         if results is not NotImplemented:
             return (results,) if isinstance(results, Value) else tuple(results)
     body = function_body(node, schema) if _typed_enough(node) else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,26 +12,30 @@ from typing import Any
 
 from compiler.errors import ModelError
 from compiler.frontends.onnx_external import ExternalFiles
+from compiler.frontends.onnx_wire import split_payloads
 
+_MOST = 2**31 - 1  # of a domain the onnx package does not know
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True, eq=False)
 class OnnxModel:
     """A parsed model. opsets: version by domain ('' for the default one). functions: model-local FunctionProtos by
-    (domain, name, overload)."""
+    (domain, name, overload). payloads: raw bytes of the main graph's large initializers, by position, where they
+    were kept out of the proto."""
 
     proto: Any
     opsets: Mapping[str, int]
     functions: Mapping[tuple[str, str, str], Any]
     files: ExternalFiles
+    payloads: Mapping[int, memoryview]
 
 
 def read_model(model: Any) -> OnnxModel:
     """Parse `model`. Raises ModelError for an unreadable file, bytes that are no model, and opsets unknown here."""
     import onnx
 
-    folder = None
+    folder, payloads = None, {}
     if isinstance(model, onnx.ModelProto):
         proto = model
     else:
@@ -37,11 +43,14 @@ def read_model(model: Any) -> OnnxModel:
             path = Path(model)
             folder = path.parent
             model = _read_file(path)
-        proto = _parse(bytes(model))
+        if not isinstance(model, (bytes, bytearray, memoryview)):
+            raise ModelError(f"model: found {type(model).__name__}; expected a path, bytes or an onnx.ModelProto")
+        data, payloads = split_payloads(memoryview(model))
+        proto = _parse(data)
     if not proto.HasField("graph"):
         raise ModelError("model: no graph in it; expected an ONNX ModelProto (is this file an ONNX model?)")
     functions = {(domain_name(f.domain), f.name, f.overload): f for f in proto.functions}
-    return OnnxModel(proto, _opsets(proto), functions, ExternalFiles(folder))
+    return OnnxModel(proto, _opsets(proto), functions, ExternalFiles(folder), payloads)
 
 
 def domain_name(domain: str) -> str:
@@ -57,10 +66,11 @@ def opset_versions(imports: Any, place: str) -> dict[str, int]:
     versions: dict[str, int] = {}
     for entry in imports:
         domain = domain_name(entry.domain)
-        if domain in newest and not 1 <= entry.version <= newest[domain]:
+        most = newest.get(domain, _MOST)
+        if not 1 <= entry.version <= most:
             raise ModelError(
                 f"{place}: imports opset {entry.version} of domain {domain or 'ai.onnx'!r}; expected 1 to "
-                f"{newest[domain]}, what the installed onnx package knows: export for one of these, or upgrade onnx"
+                f"{most}, what the installed onnx package knows: export for one of these, or upgrade onnx"
             )
         versions[domain] = entry.version
     return versions
@@ -74,9 +84,12 @@ def _opsets(proto: Any) -> dict[str, int]:
     return versions
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path) -> memoryview:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and os.fstat(file.fileno()).st_size:
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(file.read())
     except OSError as error:
         raise ModelError(f"{path}: cannot read the model: {error.strerror}; check the path") from None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from compiler.errors import ModelError, UnsupportedOp
-from compiler.frontends.onnx_attributes import node_proto
+from compiler.frontends.onnx_attributes import is_of_kind, node_proto
 from compiler.frontends.onnx_model import OnnxModel, domain_name, opset_versions
 from compiler.frontends.onnx_node import OnnxNode
 from compiler.frontends.onnx_order import node_label, subgraphs
@@ -37,6 +37,8 @@ def check_node(node: OnnxNode, schema: Any, place: str) -> None:
     for name, declared in schema.attributes.items():
         if declared.required and name not in node.attrs:
             raise ModelError(f"{what}: attribute {name!r} is missing; the operator requires it")
+        if name in node.attrs and not is_of_kind(node.attrs[name], declared.type.name):
+            raise ModelError(f"{what}: attribute {name!r} is {node.attrs[name]!r:.80}; expected {declared.type.name}")
 
 
 def attribute_defaults(schema: Any) -> dict[str, Any]:
@@ -65,7 +67,8 @@ def function_body(node: OnnxNode, schema: Any) -> Any:
     if not dependent:
         return None
     names = [f"i{i}" if value is not None else "" for i, value in enumerate(node.inputs)]
-    proto = node_proto(node.op_type, node.domain, node.attrs, names, node.outputs, schema)
+    outputs = [name or f"o{i}" if i < schema.min_output else name for i, name in enumerate(node.outputs)]
+    proto = node_proto(node.op_type, node.domain, node.attrs, names, outputs, schema)
     types = [type_proto(value.type).SerializeToString() if value is not None else b"" for value in node.inputs]
     body = schema.get_context_dependent_function_with_opset_version(max(dependent), proto.SerializeToString(), types)
     function.ParseFromString(body)
@@ -117,8 +120,9 @@ def _all_nodes(model: OnnxModel) -> Iterator[tuple[Any, str, Mapping[str, int]]]
 def _nested(nodes: Any, place: str, opsets: Mapping[str, int]) -> Iterator[tuple[Any, str, Mapping[str, int]]]:
     for index, node in enumerate(nodes):
         label = f"{place}{node_label(node, index)}"
-        if not node.op_type:
-            raise ModelError(f"{label}: a node without an operator; export the model again")
+        names = (node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute))
+        if not node.op_type or not all(isinstance(name, str) for name in names):  # protobuf gives bad UTF-8 as bytes
+            raise ModelError(f"{label}: no operator, or a name that is not UTF-8; export the model again")
         yield node, label, opsets
         for graph in subgraphs(node):
             yield from _nested(graph.node, f"{label}/", opsets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,28 @@ def _from_bytes(payload: memoryview, dtype: DType, count: int) -> np.ndarray:
     """Little-endian packed bytes to an array, without a copy where one element is whole aligned bytes."""
     if dtype.bits >= 8:
         array = np.frombuffer(payload, dtype.numpy.newbyteorder("<"), count).astype(dtype.numpy, copy=False)
-        return array if array.flags.aligned else array.copy()
-    return _unpack(np.frombuffer(payload, np.uint8), dtype, count)
+        if array.flags.aligned:
+            return array
+        array = array.copy()
+    else:
+        array = _unpack(np.frombuffer(payload, np.uint8), dtype, count)
+    _release(payload)
+    return array
+
+
+def _release(payload: memoryview) -> None:
+    """Give the pages of a file mapping back once they are copied, so that loading needs the memory of one copy."""
+    if not isinstance(payload.obj, mmap.mmap) or not len(payload) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    first = _address(payload) - _address(memoryview(payload.obj))
+    start = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
+    stop = (first + len(payload)) // mmap.PAGESIZE * mmap.PAGESIZE
+    if start < stop:
+        payload.obj.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
+def _address(data: memoryview) -> int:
+    return int(np.frombuffer(data, np.uint8).__array_interface__["data"][0])
 
 
 def _unpack(packed: np.ndarray, dtype: DType, count: int) -> np.ndarray:

@@ -108,7 +108,7 @@ def _size(dim: Any, names: Sizes) -> Size:
     kind = dim.WhichOneof("value")
     if kind == "dim_value" and dim.dim_value >= 0:
         return int(dim.dim_value)
-    if kind == "dim_param" and dim.dim_param:
+    if kind == "dim_param" and dim.dim_param and isinstance(dim.dim_param, str):
         return names.symbol(dim.dim_param)
     return names.fresh()
 
