@@ -20,7 +20,7 @@ from compiler.canonical import LANES
 from compiler.expr import Expr
 from compiler.kernels import BROADCAST
 
-Consume = Callable[[Values, ir.Value, ir.Value, ir.Value | None], None]  # values, i, flat, mask
+Consume = Callable[[Values, Values, ir.Value, ir.Value, ir.Value | None], None]  # values, offsets, i, flat, mask
 
 
 def emit(plan: ReducePlan, module: ir.Module, name: str) -> None:
@@ -99,29 +99,31 @@ class _RowEmission(ReduceEmission):
             flats = [builder.add(start, position) for position in at]
             results = [elements.at(position, flat, None) for position, flat in zip(at, flats, strict=True)]
             for result, position, flat in zip(results, at, flats, strict=True):
-                consume(result, position, flat, None)
+                consume(result, offsets, position, flat, None)
             return []
 
         def masked(i: ir.Value, _: Values) -> Values:
             mask = tail_mask(builder, builder.sub(self.extent, i), lanes)
             flat = builder.add(start, i)
-            consume(elements.at(i, flat, mask), i, flat, mask)
+            consume(elements.at(i, flat, mask), offsets, i, flat, mask)
             return []
 
         counted_loop(builder, I64(0), full, I64(block), [], several)
         counted_loop(builder, full, self.extent, I64(lanes), [], masked)
 
     def _keeper(self, step: Pass) -> Consume:
-        def keep(values: Values, i: ir.Value, flat: ir.Value, mask: ir.Value | None) -> None:
+        def keep(values: Values, offsets: Values, i: ir.Value, flat: ir.Value, mask: ir.Value | None) -> None:
             for stage, value in zip(step.stages, values, strict=True):
                 if stage in step.store:
                     self.store_kept(stage, value, flat)
 
         return keep
 
-    def _write(self, values: Values, i: ir.Value, flat: ir.Value, mask: ir.Value | None) -> None:
+    def _write(
+        self, values: Values, offsets: Values, i: ir.Value, flat: ir.Value, mask: ir.Value | None
+    ) -> None:
         for number, value in enumerate(values):
-            self.writes[number].store(self.builder, value, self.offsets[len(self.spec.inputs) + number], i, mask)
+            self.writes[number].store(self.builder, value, offsets[len(self.spec.inputs) + number], i, mask)
 
     def _accumulate(self, step: Pass) -> None:
         """The statistics of the stages of `step`, over the flattened row."""
@@ -134,7 +136,7 @@ class _RowEmission(ReduceEmission):
 
         def take(states: list[Values], i: ir.Value, mask: ir.Value | None) -> list[Values]:
             values = elements.at(i, i, mask)
-            keep(values, i, i, mask)
+            keep(values, self.offsets, i, i, mask)
             position = index_vector(builder, i, lanes) if any(stage.indexed for stage in stages) else None
             return [
                 stage.take(builder, state, value, position, mask)
