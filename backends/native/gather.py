@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from backends.native.frame import move
 from backends.native.kernel import I64, POINTER
-from backends.native.loops import counted_loop, smaller
+from backends.native.loops import Odometer, counted_loop, smaller, when
 from backends.native.vectors import I1, constant, llvm_type, load_vector, store_vector, tail_mask, widen
 from compiler.dims import Size
 from compiler.dtypes import DType
@@ -42,7 +42,8 @@ def window_word_count(spatial: int) -> int:
 
 
 def define_gatherer(module: ir.Module, name: str, spatial: int, dtype: DType, lanes: int) -> ir.Function:
-    """void name(window words, input, first row, rows, scratch): rows of A side by side in scratch."""
+    """void name(window words, input, first row, rows, scratch): rows of A side by side in scratch, which is written
+    up to one vector beyond their end."""
     kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), POINTER, I64, I64, POINTER])
     function = ir.Function(module, kind, name)
     function.linkage = "internal"
@@ -63,39 +64,78 @@ class _Gatherer:
         self.axis = {field: values[i * spatial : (i + 1) * spatial] for i, field in enumerate(_FIELDS)}
         self.strides = values[6 * spatial : 7 * spatial + 1]
         self.channels, self.run = values[-2:]
-        self.pixel = builder.mul(self.channels, I64(dtype.bytes))
+        # The number of images never matters: the first axis is not wrapped around.
+        self.walk = Odometer(builder, [I64(0), *self.axis["output"]], [])
 
     def emit(self) -> None:
-        """All rows."""
+        """All rows; those wholly inside the input take a path without clipping."""
         builder = self.builder
+        spread = builder.mul(self.run, self.channels)
+        self.run_mask = tail_mask(builder, builder.and_(spread, I64(self.lanes - 1)), self.lanes)
 
-        def one_row(r: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
-            corner, source = self._corner(builder.add(self.first, r))
-            return [self._positions(0, corner, source, I1(1), carried[0])]
+        def one_row(_: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            target, state = carried[0], carried[1:]
+            corner, source = self._corner(state)
+            after = when(
+                builder,
+                self._whole(corner),
+                lambda: [self._inside(0, self._offset(source, corner), target)],
+                lambda: [self._positions(0, corner, source, I1(1), target)],
+            )
+            return after + self.walk.next(state)
 
-        counted_loop(builder, I64(0), self.rows, I64(1), [self.scratch], one_row)
+        counted_loop(builder, I64(0), self.rows, I64(1), [self.scratch, *self.walk.at(self.first)], one_row)
 
-    def _corner(self, m: ir.Value) -> tuple[list[ir.Value], ir.Value]:
-        """Input coordinates of kernel position 0 for output position m, and the address of its image."""
-        builder, corner = self.builder, []
-        for axis in reversed(range(self.spatial)):
-            extent = self.axis["output"][axis]
-            position = builder.urem(m, extent)
-            m = builder.udiv(m, extent)
-            corner.append(builder.sub(builder.mul(position, self.axis["stride"][axis]), self.axis["pad"][axis]))
-        return corner[::-1], move(builder, self.input, builder.mul(m, self.strides[0]))
+    def _corner(self, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
+        """Input coordinates of kernel position 0 for an output position, and the address of its image."""
+        builder = self.builder
+        image, *positions = self.walk.indices(state)
+        corner = [
+            builder.sub(builder.mul(position, stride), pad)
+            for position, stride, pad in zip(positions, self.axis["stride"], self.axis["pad"], strict=True)
+        ]
+        return corner, move(builder, self.input, builder.mul(image, self.strides[0]))
+
+    def _whole(self, corner: list[ir.Value]) -> ir.Value:
+        """Whether every kernel position is inside the input."""
+        builder, whole = self.builder, I1(1)
+        for axis, first in enumerate(corner):
+            reach = builder.mul(builder.sub(self.axis["kernel"][axis], I64(1)), self.axis["dilation"][axis])
+            # One unsigned comparison each: negative coordinates are huge.
+            for at in (first, builder.add(first, reach)):
+                whole = builder.and_(whole, builder.icmp_unsigned("<", at, self.axis["input"][axis]))
+        return whole
+
+    def _offset(self, source: ir.Value, corner: list[ir.Value]) -> ir.Value:
+        for axis, at in enumerate(corner):
+            source = move(self.builder, source, self.builder.mul(at, self.strides[axis + 1]))
+        return source
+
+    def _inside(self, axis: int, source: ir.Value, target: ir.Value) -> ir.Value:
+        """Copy kernel positions from `axis` inwards, all inside the input; the target pointer after them."""
+        builder = self.builder
+        last = axis == self.spatial - 1
+        step = builder.mul(self.axis["dilation"][axis], self.strides[axis + 1])
+
+        def one(position: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            at = move(builder, source, builder.mul(position, step))
+            if last:
+                return [self._copy(carried[0], builder.mul(self.run, self.channels), at, self.run_mask)]
+            return [self._inside(axis + 1, at, carried[0])]
+
+        every = self.run if last else I64(1)
+        return counted_loop(builder, I64(0), self.axis["kernel"][axis], every, [target], one)[0]
 
     def _positions(
         self, axis: int, corner: list[ir.Value], source: ir.Value, inside: ir.Value, target: ir.Value
     ) -> ir.Value:
-        """Copy kernel positions from `axis` inwards; the target pointer after them."""
+        """Copy kernel positions from `axis` inwards, zero where outside; the target pointer after them."""
         builder = self.builder
         if axis == self.spatial - 1:
             return self._runs(corner[axis], source, inside, target)
 
         def one(position: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             at = builder.add(corner[axis], builder.mul(position, self.axis["dilation"][axis]))
-            # One unsigned comparison: negative coordinates are huge.
             within = builder.and_(inside, builder.icmp_unsigned("<", at, self.axis["input"][axis]))
             line = move(builder, source, builder.mul(at, self.strides[axis + 1]))
             return [self._positions(axis + 1, corner, line, within, carried[0])]
@@ -114,9 +154,11 @@ class _Gatherer:
             low = builder.select(inside, smaller(builder, low, high), self.run)
             high = builder.select(inside, high, self.run)
             first = move(builder, line, builder.mul(builder.add(at, low), self.strides[axis + 1]))
-            to = self._fill(carried[0], builder.mul(low, self.channels), None)
-            to = self._fill(to, builder.mul(builder.sub(high, low), self.channels), first)
-            return [self._fill(to, builder.mul(builder.sub(self.run, high), self.channels), None)]
+            to = self._zeros(carried[0], builder.mul(low, self.channels))
+            count = builder.mul(builder.sub(high, low), self.channels)
+            rest = builder.and_(count, I64(self.lanes - 1))
+            to = self._copy(to, count, first, tail_mask(builder, rest, self.lanes))
+            return [self._zeros(to, builder.mul(builder.sub(self.run, high), self.channels))]
 
         return counted_loop(builder, I64(0), self.axis["kernel"][axis], self.run, [target], one)[0]
 
@@ -124,24 +166,36 @@ class _Gatherer:
         builder = self.builder
         return smaller(builder, builder.select(builder.icmp_signed(">", value, I64(0)), value, I64(0)), self.run)
 
-    def _fill(self, target: ir.Value, count: ir.Value, source: ir.Value | None) -> ir.Value:
-        """`count` elements of `source`, or zeros, to `target`; the pointer behind them."""
-        builder, lanes, element = self.builder, self.lanes, llvm_type(self.dtype).as_pointer()
-        zero = constant(widen(llvm_type(self.dtype), lanes), 0)
+    # Stores are whole vectors: what they write beyond their run, the next run or row overwrites.
 
-        def vector(i: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
-            offset = builder.mul(i, I64(self.dtype.bytes))
-            value = zero
-            if source is not None:
-                value = load_vector(
-                    builder, builder.bitcast(move(builder, source, offset), element), self.dtype, lanes, mask
-                )
-            store_vector(builder, value, builder.bitcast(move(builder, target, offset), element), self.dtype, mask)
+    def _zeros(self, target: ir.Value, count: ir.Value) -> ir.Value:
+        """`count` zeros; the pointer behind them."""
+        builder = self.builder
+        zero = constant(widen(llvm_type(self.dtype), self.lanes), 0)
+
+        def vector(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            store_vector(builder, zero, self._element(target, i), self.dtype)
             return []
 
-        whole = builder.and_(count, I64(-lanes))
-        counted_loop(builder, I64(0), whole, I64(lanes), [], lambda i, _: vector(i, None))
-        rest = builder.sub(count, whole)
-        with builder.if_then(builder.icmp_signed(">", rest, I64(0))):
-            vector(whole, tail_mask(builder, rest, lanes))
+        counted_loop(builder, I64(0), count, I64(self.lanes), [], vector)
         return move(builder, target, builder.mul(count, I64(self.dtype.bytes)))
+
+    def _copy(self, target: ir.Value, count: ir.Value, source: ir.Value, mask: ir.Value) -> ir.Value:
+        """`count` elements of `source`, `mask` being on for count % lanes; the pointer behind them."""
+        builder, dtype, lanes = self.builder, self.dtype, self.lanes
+        whole = builder.and_(count, I64(-lanes))
+
+        def vector(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            value = load_vector(builder, self._element(source, i), dtype, lanes)
+            store_vector(builder, value, self._element(target, i), dtype)
+            return []
+
+        counted_loop(builder, I64(0), whole, I64(lanes), [], vector)
+        with builder.if_then(builder.icmp_signed("<", whole, count)):
+            value = load_vector(builder, self._element(source, whole), dtype, lanes, mask)
+            store_vector(builder, value, self._element(target, whole), dtype)
+        return move(builder, target, builder.mul(count, I64(dtype.bytes)))
+
+    def _element(self, pointer: ir.Value, i: ir.Value) -> ir.Value:
+        moved = move(self.builder, pointer, self.builder.mul(i, I64(self.dtype.bytes)))
+        return self.builder.bitcast(moved, llvm_type(self.dtype).as_pointer())

@@ -120,7 +120,7 @@ class GemmKernel:
         tile = max(rows * self.width, GEMV_ROWS * columns) * unit.acc.bytes
         panels = -(-cut.item_columns // self.width) if cut.keeps_b else 1
         packed_b = 0 if self.spec.constant_b else panels * self._panel_bytes(k)
-        gathered = cut.block_rows * k * unit.a.bytes if self.spec.window else 0
+        gathered = (cut.block_rows * k + unit.n) * unit.a.bytes if self.spec.window else 0
         return _lines(tile), _lines(packed_b), _lines(gathered)
 
     def _panel_bytes(self, k: int) -> int:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from llvmlite import ir
@@ -13,6 +10,7 @@ from llvmlite import ir
 from backends.native.units.base import Grid, MatrixUnit
 from backends.native.vectors import constant, intrinsic, llvm_type, splat
 from compiler import dtypes
+from compiler.mathlib.exact import fma32, fma64
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class VectorUnit(MatrixUnit):
         return acc
 
     def emulate(self, acc: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return _exact_fma(self.acc.name)(a, b, acc).astype(self.acc.numpy)
+        return (fma32 if self.acc == dtypes.float32 else fma64)(*np.broadcast_arrays(a, b, acc))
 
 
 def vector_units(
@@ -61,12 +59,3 @@ def vector_units(
         VectorUnit(isa, architecture, requires, dtype, dtype, dtype, 1, vector // dtype.bytes, 1, grids)
         for dtype in (dtypes.float32, dtypes.float64)
     )
-
-
-@lru_cache(maxsize=2)
-def _exact_fma(name: str) -> np.ufunc:
-    """C's fma over arrays: slow, and right to the last bit (NumPy has none)."""
-    libm = ctypes.CDLL(ctypes.util.find_library("m"))
-    function, kind = (libm.fmaf, ctypes.c_float) if name == "float32" else (libm.fma, ctypes.c_double)
-    function.argtypes, function.restype = [kind] * 3, kind
-    return np.frompyfunc(lambda a, b, c: function(float(a), float(b), float(c)), 3, 1)
