@@ -6,16 +6,17 @@ argmin the i64 index.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from llvmlite import ir
 
 from backends.native.emitter import ExprEmitter
+from backends.native.loops import Values, counted_loop, round_down, when
 from backends.native.vectors import I32, I64, constant, lanes_of, register_type, widen
 from compiler import dtypes
-from compiler.canonical import identity
+from compiler.canonical import LANES, identity
 from compiler.dtypes import DType
 from compiler.expr import apply, arg
 from compiler.kernels import Stage
@@ -117,6 +118,34 @@ class Accumulator:
 def accumulator(stage: Stage) -> Accumulator:
     """The accumulator of a stage."""
     return Accumulator(stage.fn, stage.expr.dtype)
+
+
+def padded_total(
+    builder: ir.IRBuilder,
+    stage: Accumulator,
+    load: Callable[[ir.Value], ir.Value],
+    length: ir.Value,
+    lanes: int,
+) -> ir.Value:
+    """The canonical result over elements 0 to `length` that `load(i)` gives in vectors of `lanes`; elements beyond the
+    last, up to a whole vector, must be the identity."""
+    count = LANES // lanes
+    full = round_down(builder, length, LANES)
+
+    def block(i: ir.Value, values: Values) -> Values:
+        loaded = [load(builder.add(i, I64(v * lanes))) for v in range(count)]
+        return [stage.take(builder, [old], new, None, None)[0] for old, new in zip(values, loaded, strict=True)]
+
+    values = counted_loop(builder, I64(0), full, I64(LANES), stage.start(lanes) * count, block)
+    ends: list[Values] = []
+    for v, value in enumerate(values):
+        i = builder.add(full, I64(v * lanes))
+
+        def tail(value: ir.Value = value, i: ir.Value = i) -> Values:
+            return stage.take(builder, [value], load(i), None, None)
+
+        ends.append(when(builder, builder.icmp_signed("<", i, length), tail, [value]))
+    return stage.result(stage.tree(builder, ends))
 
 
 def _part(builder: ir.IRBuilder, value: ir.Value, start: int, count: int) -> ir.Value:

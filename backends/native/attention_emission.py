@@ -1,0 +1,287 @@
+"""The loops of fused attention (see backends/native/attention.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from backends.native.access import read_operands, unroll
+from backends.native.accumulate import Accumulator, padded_total
+from backends.native.attention_products import define_product
+from backends.native.emitter import ExprEmitter
+from backends.native.frame import move
+from backends.native.hoist import Hoisted
+from backends.native.kernel import I64, ArgumentReader, declare_kernel
+from backends.native.loops import Odometer, Values, chunk_range, counted_loop, round_down, smaller
+from backends.native.pack import define_panel_packer
+from backends.native.units import MatrixUnit
+from backends.native.vectors import (
+    constant,
+    index_vector,
+    llvm_type,
+    load_vector,
+    register_type,
+    splat,
+    store_vector,
+    tail_mask,
+)
+from compiler.expr import Expr, apply, arg
+from compiler.kernels import BROADCAST, UNIT, AttentionSpec
+
+LARGEST_BLOCK = 32  # query rows
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What shapes the code besides the spec: `rows` x `columns` accumulators of `unit`. Scores of a block of rows take
+    at most `budget` bytes where that leaves a grid of rows."""
+
+    unit: MatrixUnit
+    rows: int
+    columns: int
+    budget: int
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel."""
+        return self.columns * self.unit.n
+
+    def block_rows(self, rows: int, score_row: int) -> int:
+        """Query rows taken together: a multiple of the grid's."""
+        fitting = min(LARGEST_BLOCK, self.budget // max(score_row, 1)) // self.rows * self.rows
+        return max(self.rows, min(fitting, rows))
+
+
+class AttentionEmission:
+    """Emits one attention kernel; words as AttentionKernel.arguments lists them."""
+
+    def __init__(self, spec: AttentionSpec, shape: Shape, module: ir.Module, name: str) -> None:
+        self.spec, self.shape, self.unit, self.lanes = spec, shape, shape.unit, shape.unit.n
+        function = declare_kernel(module, name)
+        _, _, self.chunk, self.scratch = function.args
+        self.builder = ir.IRBuilder(function.append_basic_block("entry"))
+        lanes = self.lanes
+        self.pack_k = define_panel_packer(module, f"{name}_pack_k", spec.dtype, lanes, shape.width, "k")
+        self.pack_v = define_panel_packer(module, f"{name}_pack_v", spec.dtype, lanes, shape.width, "x")
+        self.product = define_product(module, f"{name}_product", shape.unit, shape.rows, shape.columns)
+        self._read_arguments(ArgumentReader(self.builder, function))
+
+    def _read_arguments(self, reader: ArgumentReader) -> None:
+        spec = self.spec
+        self.operands = read_operands(
+            reader, (*[spec.dtype] * 3, *spec.score_inputs, spec.dtype), (*[UNIT] * 3, *spec.score_classes, UNIT)
+        )
+        self.items, self.per_chunk, self.segments, self.segment_rows, self.block_rows = (
+            reader.integer() for _ in range(5)
+        )
+        self.queries, self.keys, self.head, self.values = (reader.integer() for _ in range(4))
+        self.row_strides = [reader.integer() for _ in self.operands]
+        self.k_at = self.scratch
+        self.v_at, self.scores_at, self.sums_at, self.tile_at = (
+            move(self.builder, self.scratch, reader.integer()) for _ in range(4)
+        )
+        self.score_row = reader.integer()
+        extents = [reader.integer() for _ in range(spec.batch_rank)]
+        self.batch = Odometer(self.builder, extents, [[reader.integer() for _ in extents] for _ in self.operands])
+
+    def emit(self) -> None:
+        """The whole kernel."""
+        builder = self.builder
+        first, last = chunk_range(builder, self.chunk, self.per_chunk, self.items)
+
+        def item(number: ir.Value, _: Values) -> Values:
+            segment, matrix = builder.urem(number, self.segments), builder.udiv(number, self.segments)
+            self.offsets = self.batch.offsets(self.batch.at(matrix))
+            self._pack()
+            start = builder.mul(segment, self.segment_rows)
+            stop = smaller(builder, builder.add(start, self.segment_rows), self.queries)
+            counted_loop(builder, start, stop, self.block_rows, [], lambda m, _: self._block(m, stop))
+            return []
+
+        counted_loop(builder, first, last, I64(1), [], item)
+        builder.ret_void()
+
+    def _pack(self) -> None:
+        """K transposed and V into panels in scratch."""
+        builder, width, element = self.builder, self.shape.width, I64(self.spec.dtype.bytes)
+        k, v = (move(builder, self.operands[i].base, self.offsets[i]) for i in (1, 2))
+        k_row, v_row = self.row_strides[1], self.row_strides[2]
+
+        def keys(x: ir.Value, _: Values) -> Values:
+            source, panel = move(builder, k, builder.mul(x, k_row)), self._panel(self.k_at, x, self.head)
+            count = smaller(builder, I64(width), builder.sub(self.keys, x))
+            builder.call(self.pack_k, [source, k_row, element, count, self.head, panel])
+            return []
+
+        def elements(x: ir.Value, _: Values) -> Values:
+            source, panel = move(builder, v, builder.mul(x, element)), self._panel(self.v_at, x, self.keys)
+            count = smaller(builder, I64(width), builder.sub(self.values, x))
+            builder.call(self.pack_v, [source, element, v_row, count, self.keys, panel])
+            return []
+
+        counted_loop(builder, I64(0), self.keys, I64(width), [], keys)
+        counted_loop(builder, I64(0), self.values, I64(width), [], elements)
+
+    def _panel(self, base: ir.Value, x: ir.Value, depth: ir.Value) -> ir.Value:
+        # Panels before column x hold x * depth elements.
+        offset = self.builder.mul(self.builder.mul(x, depth), I64(self.spec.dtype.bytes))
+        return move(self.builder, base, offset)
+
+    def _block(self, m: ir.Value, stop: ir.Value) -> Values:
+        """The query rows from `m` on, at most a block."""
+        builder = self.builder
+        rows = smaller(builder, self.block_rows, builder.sub(stop, m))
+        self._dots(m, rows)
+        counted_loop(builder, I64(0), rows, I64(1), [], lambda r, _: self._softmax(r, builder.add(m, r)))
+        self._weighted_sums(m, rows)
+        return []
+
+    def _dots(self, m: ir.Value, rows: ir.Value) -> None:
+        builder, grid = self.builder, self.shape.rows
+        q_row = self.row_strides[0]
+        q = move(builder, self.operands[0].base, builder.add(self.offsets[0], builder.mul(m, q_row)))
+
+        def panel(x: ir.Value, _: Values) -> Values:
+            b = self._panel(self.k_at, x, self.head)
+            column = move(builder, self.scores_at, builder.mul(x, I64(self.spec.acc.bytes)))
+
+            def tile(r: ir.Value, _: Values) -> Values:
+                a, out = move(builder, q, builder.mul(r, q_row)), move(builder, column, builder.mul(r, self.score_row))
+                count = smaller(builder, I64(grid), builder.sub(rows, r))
+                builder.call(self.product, [a, q_row, count, b, self.head, out, self.score_row])
+                return []
+
+            counted_loop(builder, I64(0), rows, I64(grid), [], tile)
+            return []
+
+        counted_loop(builder, I64(0), self.keys, I64(self.shape.width), [], panel)
+
+    def _softmax(self, r: ir.Value, query: ir.Value) -> Values:
+        """Scores, weights and their sum for row `r` of the block. Elements up to a whole vector beyond the last key are
+        -inf, so weigh 0."""
+        spec, builder, lanes = self.spec, self.builder, self.lanes
+        row = builder.bitcast(
+            move(builder, self.scores_at, builder.mul(r, self.score_row)), llvm_type(spec.acc).as_pointer()
+        )
+        top = self._scores(row, query)
+        lowest = constant(top.type, float("-inf"))
+        base = builder.select(builder.fcmp_ordered("==", top, lowest), constant(top.type, 0), top)
+        leaves = {1: splat(builder, base, lanes)}
+        weight = apply("exp", arg(0, spec.acc) - arg(1, spec.acc))
+
+        def weights(i: ir.Value, _: Values) -> Values:
+            leaves[0] = load_vector(builder, builder.gep(row, [i]), spec.acc, lanes)
+            value = ExprEmitter(builder, lanes, lambda node: leaves[node.value]).emit(weight)
+            store_vector(builder, value, builder.gep(row, [i]), spec.acc)
+            return []
+
+        counted_loop(builder, I64(0), self.keys, I64(lanes), [], weights)
+        total = padded_total(
+            builder,
+            Accumulator("sum", spec.acc),
+            lambda i: load_vector(builder, builder.gep(row, [i]), spec.acc, lanes),
+            self.keys,
+            lanes,
+        )
+        sums = builder.bitcast(self.sums_at, llvm_type(spec.acc).as_pointer())
+        store_vector(builder, total, builder.gep(sums, [r]), spec.acc)
+        return []
+
+    def _scores(self, row: ir.Value, query: ir.Value) -> ir.Value:
+        """Apply the score to a row of dots in place; its maximum. A NaN may be passed over: it reaches the sum."""
+        spec, builder, lanes = self.spec, self.builder, self.lanes
+        offsets = [
+            builder.add(offset, builder.mul(query, stride))
+            for offset, stride in zip(self.offsets, self.row_strides, strict=True)
+        ]
+
+        def leaf(node: Expr, i: ir.Value, width: int, mask: ir.Value | None) -> ir.Value:
+            if node.op == "index":
+                return query if node.value == 0 else index_vector(builder, i, width)
+            if node.value in fixed:
+                return fixed[node.value]
+            if node.value == 0:
+                return load_vector(builder, builder.gep(row, [i]), spec.acc, width)
+            return self.operands[node.value + 2].load(builder, offsets[node.value + 2], i, width, mask)
+
+        def same_in_a_row(node: Expr) -> bool:
+            if node.op == "index":
+                return bool(node.value == 0)
+            return bool(node.value > 0 and spec.score_classes[node.value - 1] == BROADCAST)
+
+        fixed: dict[int, ir.Value] = {}
+        hoisted = Hoisted((spec.score,), same_in_a_row)
+        fixed = hoisted.emit(builder, lanes, lambda node: leaf(node, I64(0), 1, None))
+        lowest = constant(register_type(spec.acc, lanes), float("-inf"))
+
+        def score(i: ir.Value, top: ir.Value, mask: ir.Value | None) -> ir.Value:
+            emitter = ExprEmitter(builder, lanes, lambda node: leaf(node, i, lanes, mask))
+            value = emitter.emit(hoisted.roots[0])
+            if mask is not None:
+                value = builder.select(mask, value, lowest)
+            store_vector(builder, value, builder.gep(row, [i]), spec.acc)
+            return builder.select(builder.fcmp_ordered(">", value, top), value, top)
+
+        several = unroll(hoisted.roots)
+        full = round_down(builder, self.keys, lanes * several)
+
+        def block(i: ir.Value, tops: Values) -> Values:
+            return [score(builder.add(i, I64(v * lanes)), top, None) for v, top in enumerate(tops)]
+
+        def masked(i: ir.Value, tops: Values) -> Values:
+            return [score(i, tops[0], tail_mask(builder, builder.sub(self.keys, i), lanes)), *tops[1:]]
+
+        tops = counted_loop(builder, I64(0), full, I64(lanes * several), [lowest] * several, block)
+        tops = counted_loop(builder, full, self.keys, I64(lanes), tops, masked)
+        return Accumulator("max", spec.acc).tree(builder, [[top] for top in tops])[0]
+
+    def _weighted_sums(self, m: ir.Value, rows: ir.Value) -> None:
+        builder, grid = self.builder, self.shape.rows
+        tile_row = I64(self.shape.width * self.spec.acc.bytes)
+
+        def panel(x: ir.Value, _: Values) -> Values:
+            b = self._panel(self.v_at, x, self.keys)
+
+            def tile(r: ir.Value, _: Values) -> Values:
+                a = move(builder, self.scores_at, builder.mul(r, self.score_row))
+                count = smaller(builder, I64(grid), builder.sub(rows, r))
+                builder.call(self.product, [a, self.score_row, count, b, self.keys, self.tile_at, tile_row])
+                counted_loop(builder, I64(0), count, I64(1), [], lambda i, _: self._finish(i, x, builder.add(r, i), m))
+                return []
+
+            counted_loop(builder, I64(0), rows, I64(grid), [], tile)
+            return []
+
+        counted_loop(builder, I64(0), self.values, I64(self.shape.width), [], panel)
+
+    def _finish(self, i: ir.Value, x: ir.Value, r: ir.Value, m: ir.Value) -> Values:
+        """Divide row `i` of the tile by the sum of block row `r` and store it from column `x` on."""
+        spec, builder, lanes, width = self.spec, self.builder, self.lanes, self.shape.width
+        element = llvm_type(spec.acc).as_pointer()
+        sums, tile = builder.bitcast(self.sums_at, element), builder.bitcast(self.tile_at, element)
+        total = load_vector(builder, builder.gep(sums, [r]), spec.acc, 1)
+        nothing = splat(builder, builder.fcmp_ordered("==", total, constant(total.type, 0)), lanes)
+        divisor = splat(builder, total, lanes)
+        row = builder.gep(tile, [builder.mul(i, I64(width))])
+        query = builder.mul(builder.add(m, r), self.row_strides[-1])
+        offset = builder.add(self.offsets[-1], query)
+        count = smaller(builder, I64(width), builder.sub(self.values, x))
+        full = round_down(builder, count, lanes)
+
+        def store(c: ir.Value, mask: ir.Value | None) -> Values:
+            value = builder.fdiv(load_vector(builder, builder.gep(row, [c]), spec.acc, lanes), divisor)
+            value = builder.select(nothing, constant(value.type, 0), value)
+            self.operands[-1].store(builder, value, offset, builder.add(x, c), mask)
+            return []
+
+        counted_loop(builder, I64(0), full, I64(lanes), [], lambda c, _: store(c, None))
+        counted_loop(
+            builder,
+            full,
+            count,
+            I64(lanes),
+            [],
+            lambda c, _: store(c, tail_mask(builder, builder.sub(count, c), lanes)),
+        )
+        return []
