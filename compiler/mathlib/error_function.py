@@ -17,12 +17,13 @@ from compiler.mathlib.arithmetic import (
     integer_bits,
     less,
     number,
+    parts,
     power_of_two,
     scale,
     two_product,
     two_sum,
 )
-from compiler.mathlib.exponential import exp_minus_one, reduce_by_ln2
+from compiler.mathlib.exponential import exp_minus_one, split_by_ln2
 
 
 def erf(x: Expr) -> Expr:
@@ -89,6 +90,8 @@ def gaussian_tail(u: Expr, name: str) -> Expr:
     factor_low = fma(factor, lost, fma(series_low, inverse, factor_low))
     exponent = -1.0 if name == "erfc" else -0.5
     square, square_low = two_product(u, u)
-    r, bits = reduce_by_ln2(square * exponent, 2 * form.bias)
-    change = exp_minus_one(fma(square_low, exponent, r))
+    r, n, bits = split_by_ln2(square * exponent, 2 * form.bias)
+    lost = fma(n, -parts("ln2", form, 2)[1], square_low * exponent)
+    change = exp_minus_one(r)
+    factor_low = fma(factor, fma(lost, change, lost), factor_low)
     return scale(factor + fma(factor, change, factor_low), bits)

@@ -25,13 +25,18 @@ LOWEST = {24: -104.0, 53: -746.0}
 HIGHEST = {24: 89.0, 53: 710.0}
 
 
-def reduce_by_ln2(x: Expr, offset: int) -> tuple[Expr, Expr]:
-    """r and an integer whose low bits are n + offset, with x = n ln 2 + r and |r| about ln 2 / 2 at most."""
+def split_by_ln2(x: Expr, offset: int) -> tuple[Expr, Expr, Expr]:
+    """(r, n, bits): r = x - n * high(ln 2), exactly, about ln 2 / 2 at most; the low bits hold n + offset."""
     form = format_of(x)
     shifted = fma(x, parts("log2e", form, 1)[0], form.magic + offset)
     n = shifted - number(form.magic + offset, x)
-    high, low = parts("ln2", form, 2)
-    return fma(n, -low, fma(n, -high, x)), integer_bits(shifted)
+    return fma(n, -parts("ln2", form, 1)[0], x), n, integer_bits(shifted)
+
+
+def reduce_by_ln2(x: Expr, offset: int) -> tuple[Expr, Expr]:
+    """(r, bits): r = x - n ln 2, about ln 2 / 2 at most; the low bits hold n + offset."""
+    r, n, bits = split_by_ln2(x, offset)
+    return fma(n, -parts("ln2", format_of(x), 2)[1], r), bits
 
 
 def exp_minus_one(r: Expr, table: str = "EXP") -> Expr:
