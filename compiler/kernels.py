@@ -16,11 +16,19 @@ from typing import Any
 import numpy as np
 
 from compiler.dims import Size
-from compiler.dtypes import DType
+from compiler.dtypes import DType, bfloat16, float16
 from compiler.expr import Expr
 from compiler.ir import Guard, ImportedNode, Node, Value
 
 UNIT, BROADCAST, GENERAL = "unit", "broadcast", "general"
+
+
+_COMPUTED_KINDS = ("int", "uint", "bool")
+
+
+def computes(dtype: DType) -> bool:
+    """Whether kernels do arithmetic on a type (they move elements of any fixed size)."""
+    return dtype.kind in _COMPUTED_KINDS or (dtype.is_float and (dtype.bits > 16 or dtype in (float16, bfloat16)))
 
 
 @dataclass(frozen=True)

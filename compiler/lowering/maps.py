@@ -68,7 +68,7 @@ def lower_reduce(node: Node, low: Lowering) -> None:
     reduced = [a for a in order if a in axes]
     if any(s.fn.startswith("arg") for s in stages):
         reduced.sort()  # positions are counted in logical order
-    _emit_reduce(low, stages, elements, rows, reads, writes, outer, reduced)
+    emit_reduce(low, stages, elements, rows, reads, writes, outer, reduced)
 
 
 def _row_view(
@@ -86,7 +86,7 @@ def _row_view(
     return replace(view, shape=tuple(full), strides=strides_full)
 
 
-def _emit_reduce(
+def emit_reduce(
     low: Lowering,
     stages: Sequence[Stage],
     elements: Sequence[Expr],
@@ -96,6 +96,7 @@ def _emit_reduce(
     outer: Sequence[int],
     reduced: Sequence[int],
 ) -> None:
+    """One reduce call. All views have the full shape; `outer` and `reduced` list its axes in the order to walk them."""
     operands = [*writes, *reads]
     if any(size == 0 for axis, size in enumerate(operands[0].shape) if axis in outer):
         return

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from compiler import dtypes, views
 from compiler.expr import arg, cast
 from compiler.ir import Node
-from compiler.lowering.products import accumulator, emit_window, window_params
+from compiler.lowering.convolution import emit_window, window_params
+from compiler.lowering.products import accumulator
 
 if TYPE_CHECKING:
     from compiler.passes.lower import Lowering

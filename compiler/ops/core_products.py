@@ -12,7 +12,8 @@ from compiler.dims import Size
 from compiler.dtypes import DType
 from compiler.expr import Expr, apply, arg, index
 from compiler.ir import Node
-from compiler.lowering.products import accumulator, lower_attention, lower_conv, lower_matmul
+from compiler.lowering.convolution import lower_conv
+from compiler.lowering.products import accumulator, lower_attention, lower_matmul
 from compiler.op import REQUIRED, Call, OnnxRow, Sample, op
 from compiler.types import TensorType
 

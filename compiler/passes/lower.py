@@ -13,17 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from compiler import dims, dtypes, views
+from compiler import dims, dtypes, kernels, views
 from compiler.dims import Size
-from compiler.expr import Expr
+from compiler.expr import Expr, arg, cast
 from compiler.ir import Graph, Node, Value
 from compiler.kernels import Buffer, HostCall, KernelCall, Lowered, MoveSpec, Spec, View
 from compiler.lowering import late
 from compiler.lowering.axes import collapse
 from compiler.lowering.maps import emit_map
-from compiler.lowering.products import pack_groups
+from compiler.lowering.convolution import pack_groups
 from compiler.op import lookup
 from compiler.types import TensorType
+
+
+_COMPUTING = frozenset({"map", "reduce", "matmul", "conv", "pool", "attention"})
 
 
 def lower(graph: Graph) -> Lowered:
@@ -58,7 +61,7 @@ class Lowering:
         entry = lookup(node.op)
         before = len(self.late.nodes)
         claimed = self.late.claims(node)
-        reason = entry.host_reason if entry.lower is None or claimed else self.late.host_reason(node)
+        reason = entry.host_reason if entry.lower is None or claimed else self._host_reason(node)
         if len(self.late.nodes) > before:  # the plan reads its constants from the weights
             for operand in node.inputs:
                 if operand is not None and operand.name in self.graph.constants:
@@ -176,6 +179,17 @@ class Lowering:
             self.copy(view, copy)
         return copy
 
+    def converted(self, view: View, dtype: dtypes.DType) -> View:
+        """The same elements in another type: while compiling for a constant, else by a map."""
+        if self.is_weight(view):
+            name = f"{view.buffer}:{dtype}"
+            if name not in self.buffers:
+                self._new_weight(name, self.weights[view.buffer].astype(dtype.numpy))
+            return replace(view, buffer=name, dtype=dtype)
+        copy = self.scratch_dense(dtype, view.shape, views.memory_order(view))
+        self.map((cast(arg(0, view.dtype), dtype),), [view], [copy])
+        return copy
+
     def reshaped(self, view: View, shape: Sequence[Size]) -> View:
         """The same elements under another shape, copied where strides cannot express it."""
         found = views.reshape(view, shape)
@@ -221,6 +235,15 @@ class Lowering:
         result = self.reshaped(target, (outer, positions.shape[0], inner))
         spec = MoveSpec("take", flat.dtype.bytes, 3, positions.dtype, ("unit", "unit"), ("unit",))
         self.call(spec, [flat, positions], [result])
+
+    def _host_reason(self, node: Node) -> str:
+        """Why a core op must run as a Host step after all; '' where a kernel serves it."""
+        if node.op in _COMPUTING:
+            for value in (*node.inputs, *node.outputs):
+                dtype = getattr(value.type, "dtype", None) if value is not None else None
+                if dtype is not None and not kernels.computes(dtype):
+                    return f"kernels do not compute on {dtype}"
+        return self.late.host_reason(node)
 
     def _host(self, node: Node, reason: str) -> None:
         reads = tuple(self.view(v) if v is not None else None for v in node.inputs)
