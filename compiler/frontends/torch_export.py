@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import ModelError, ShapeError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
 
-DROPPED_BATCH = 2  # an example size of 0 or 1 on a dynamic dim becomes this: torch.export takes 0 and 1 for constants
+LEAST_EXAMPLE = 2  # torch.export takes the sizes 0 and 1 of an example for constants
 
 
 def export(
@@ -30,7 +30,7 @@ def export(
     if not isinstance(model, torch.export.ExportedProgram):
         shapes = _named_dims(dynamic_shapes, {})
         if shapes:
-            args, kwargs = _grown(model.forward, args, dict(kwargs), shapes)
+            args, kwargs, shapes = _prepared(model.forward, args, dict(kwargs), shapes)
         model = _exported(model, args, dict(kwargs), shapes)
     with torch.no_grad():
         return model.run_decompositions(_decompositions())
@@ -108,21 +108,35 @@ def _named_dims(shapes: Any, dims: dict[str, Any]) -> Any:
     return shapes
 
 
-def _grown(
+def _prepared(
     forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs whose dynamic dims are all at least 2, so that torch.export does not take them for constants."""
-    if isinstance(shapes, Mapping):
-        bound = inspect.signature(forward).bind(*args, **kwargs).arguments
-        named = {key: shapes.get(key) for key in bound}
-        positional = list(bound)[: len(args)]
-        if len(positional) == len(args):
-            grown = [_grow(bound[key], named[key]) for key in positional]
-            return tuple(grown), {key: _grow(value, shapes.get(key)) for key, value in kwargs.items()}
-        return args, kwargs
-    if isinstance(shapes, Sequence):
-        return tuple(_grow(value, shape) for value, shape in zip(args, shapes, strict=False)), kwargs
-    return args, kwargs
+) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+    """Example inputs whose dynamic dims are all at least 2, so that torch.export does not take them for constants, and
+    `shapes` by parameter name and complete: torch wants None spelled out for every leaf."""
+    bound = inspect.signature(forward).bind(*args, **kwargs)
+    if not isinstance(shapes, Mapping):
+        shapes = dict(zip(bound.arguments, shapes, strict=False))
+    unknown = sorted(set(shapes) - set(bound.arguments))
+    if unknown:
+        raise ModelError(
+            f"dynamic_shapes names {', '.join(unknown)}; expected names of inputs: {', '.join(bound.arguments)}"
+        )
+    complete = {name: _completed(value, shapes.get(name)) for name, value in bound.arguments.items()}
+    for name, value in bound.arguments.items():
+        bound.arguments[name] = _grow(value, complete[name])
+    return bound.args, bound.kwargs, complete
+
+
+def _completed(example: Any, shape: Any) -> Any:
+    from torch.utils import _pytree
+
+    if shape is None:
+        return _pytree.tree_map(lambda leaf: None, example)
+    if isinstance(example, (list, tuple)) and isinstance(shape, (list, tuple)):
+        return type(example)(_completed(e, s) for e, s in zip(example, shape, strict=False))
+    if isinstance(example, Mapping) and isinstance(shape, Mapping):
+        return {key: _completed(value, shape.get(key)) for key, value in example.items()}
+    return shape
 
 
 def _grow(example: Any, shape: Any) -> Any:
@@ -133,9 +147,9 @@ def _grow(example: Any, shape: Any) -> Any:
     if isinstance(example, torch.Tensor):
         axes = shape.items() if isinstance(shape, Mapping) else enumerate(shape)
         for axis, dim in axes:
-            if dim is not None and not isinstance(dim, int) and example.shape[axis] < DROPPED_BATCH:
+            if dim is not None and not isinstance(dim, int) and example.shape[axis] < LEAST_EXAMPLE:
                 wider = list(example.shape)
-                wider[axis] = DROPPED_BATCH
+                wider[axis] = LEAST_EXAMPLE
                 example = example.expand(wider).clone() if example.shape[axis] else example.new_zeros(wider)
         return example
     if isinstance(example, (list, tuple)) and isinstance(shape, (list, tuple)):
