@@ -80,7 +80,7 @@ class Accumulator:
             states = [self._combine(builder, states[v], states[v + half]) for v in range(half)]
         state = list(states[0])
         while (lanes := lanes_of(state[0])) > 1:
-            low, high = ([_part(builder, v, start, lanes // 2) for v in state] for start in (0, lanes // 2))
+            low, high = ([part(builder, v, start, lanes // 2) for v in state] for start in (0, lanes // 2))
             state = self._combine(builder, low, high)
         return state
 
@@ -148,7 +148,8 @@ def padded_total(
     return stage.result(stage.tree(builder, ends))
 
 
-def _part(builder: ir.IRBuilder, value: ir.Value, start: int, count: int) -> ir.Value:
+def part(builder: ir.IRBuilder, value: ir.Value, start: int, count: int) -> ir.Value:
+    """`count` lanes of a vector from `start` on; a scalar for one."""
     if count == 1:
         return builder.extract_element(value, I32(start))
     picks = ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from backends.native.access import read_operands, unroll
-from backends.native.accumulate import Accumulator, padded_total
+from backends.native.accumulate import Accumulator, padded_total, part
 from backends.native.attention_products import define_product
 from backends.native.emitter import ExprEmitter
 from backends.native.frame import move
@@ -19,6 +19,7 @@ from backends.native.units import MatrixUnit
 from backends.native.vectors import (
     constant,
     index_vector,
+    lanes_of,
     llvm_type,
     load_vector,
     register_type,
@@ -133,7 +134,9 @@ class AttentionEmission:
         builder = self.builder
         rows = smaller(builder, self.block_rows, builder.sub(stop, m))
         self._dots(m, rows)
-        counted_loop(builder, I64(0), rows, I64(1), [], lambda r, _: self._softmax(r, builder.add(m, r)))
+        # Two loops: the maxima of several rows are found side by side, and so are sums and the next row's weights.
+        counted_loop(builder, I64(0), rows, I64(1), [], lambda r, _: self._scores(r, builder.add(m, r)))
+        counted_loop(builder, I64(0), rows, I64(1), [], lambda r, _: self._weights(r))
         self._weighted_sums(m, rows)
         return []
 
@@ -157,14 +160,20 @@ class AttentionEmission:
 
         counted_loop(builder, I64(0), self.keys, I64(self.shape.width), [], panel)
 
-    def _softmax(self, r: ir.Value, query: ir.Value) -> Values:
-        """Scores, weights and their sum for row `r` of the block. Elements up to a whole vector beyond the last key are
-        -inf, so weigh 0."""
-        spec, builder, lanes = self.spec, self.builder, self.lanes
-        row = builder.bitcast(
-            move(builder, self.scores_at, builder.mul(r, self.score_row)), llvm_type(spec.acc).as_pointer()
-        )
-        top = self._scores(row, query)
+    def _score_row(self, r: ir.Value) -> ir.Value:
+        row = move(self.builder, self.scores_at, self.builder.mul(r, self.score_row))
+        return self.builder.bitcast(row, llvm_type(self.spec.acc).as_pointer())
+
+    def _row_value(self, r: ir.Value) -> ir.Value:
+        # Where the maximum, then the sum of block row `r` is kept.
+        values = self.builder.bitcast(self.sums_at, llvm_type(self.spec.acc).as_pointer())
+        return self.builder.gep(values, [r])
+
+    def _weights(self, r: ir.Value) -> Values:
+        """The scores of block row `r` become weights; their sum replaces the row's maximum. Elements up to a whole
+        vector beyond the last key are -inf, so weigh 0."""
+        spec, builder, lanes, row = self.spec, self.builder, self.lanes, self._score_row(r)
+        top = load_vector(builder, self._row_value(r), spec.acc, 1)
         lowest = constant(top.type, float("-inf"))
         base = builder.select(builder.fcmp_ordered("==", top, lowest), constant(top.type, 0), top)
         leaves = {1: splat(builder, base, lanes)}
@@ -184,13 +193,13 @@ class AttentionEmission:
             self.keys,
             lanes,
         )
-        sums = builder.bitcast(self.sums_at, llvm_type(spec.acc).as_pointer())
-        store_vector(builder, total, builder.gep(sums, [r]), spec.acc)
+        store_vector(builder, total, self._row_value(r), spec.acc)
         return []
 
-    def _scores(self, row: ir.Value, query: ir.Value) -> ir.Value:
-        """Apply the score to a row of dots in place; its maximum. A NaN may be passed over: it reaches the sum."""
-        spec, builder, lanes = self.spec, self.builder, self.lanes
+    def _scores(self, r: ir.Value, query: ir.Value) -> Values:
+        """Apply the score to the dots of block row `r` in place and find the maximum. A NaN may be passed over there:
+        it reaches the sum."""
+        spec, builder, lanes, row = self.spec, self.builder, self.lanes, self._score_row(r)
         offsets = [
             builder.add(offset, builder.mul(query, stride))
             for offset, stride in zip(self.offsets, self.row_strides, strict=True)
@@ -221,7 +230,7 @@ class AttentionEmission:
             if mask is not None:
                 value = builder.select(mask, value, lowest)
             store_vector(builder, value, builder.gep(row, [i]), spec.acc)
-            return builder.select(builder.fcmp_ordered(">", value, top), value, top)
+            return _larger(builder, top, value)
 
         several = unroll(hoisted.roots)
         full = round_down(builder, self.keys, lanes * several)
@@ -234,7 +243,13 @@ class AttentionEmission:
 
         tops = counted_loop(builder, I64(0), full, I64(lanes * several), [lowest] * several, block)
         tops = counted_loop(builder, full, self.keys, I64(lanes), tops, masked)
-        return Accumulator("max", spec.acc).tree(builder, [[top] for top in tops])[0]
+        top = tops[0]
+        for other in tops[1:]:
+            top = _larger(builder, top, other)
+        while (width := lanes_of(top)) > 1:
+            top = _larger(builder, part(builder, top, 0, width // 2), part(builder, top, width // 2, width // 2))
+        store_vector(builder, top, self._row_value(r), spec.acc)
+        return []
 
     def _weighted_sums(self, m: ir.Value, rows: ir.Value) -> None:
         builder, grid = self.builder, self.shape.rows
@@ -258,9 +273,8 @@ class AttentionEmission:
     def _finish(self, i: ir.Value, x: ir.Value, r: ir.Value, m: ir.Value) -> Values:
         """Divide row `i` of the tile by the sum of block row `r` and store it from column `x` on."""
         spec, builder, lanes, width = self.spec, self.builder, self.lanes, self.shape.width
-        element = llvm_type(spec.acc).as_pointer()
-        sums, tile = builder.bitcast(self.sums_at, element), builder.bitcast(self.tile_at, element)
-        total = load_vector(builder, builder.gep(sums, [r]), spec.acc, 1)
+        tile = builder.bitcast(self.tile_at, llvm_type(spec.acc).as_pointer())
+        total = load_vector(builder, self._row_value(r), spec.acc, 1)
         nothing = splat(builder, builder.fcmp_ordered("==", total, constant(total.type, 0)), lanes)
         divisor = splat(builder, total, lanes)
         row = builder.gep(tile, [builder.mul(i, I64(width))])
@@ -285,3 +299,7 @@ class AttentionEmission:
             lambda c, _: store(c, tail_mask(builder, builder.sub(count, c), lanes)),
         )
         return []
+
+
+def _larger(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    return builder.select(builder.fcmp_ordered(">", b, a), b, a)
