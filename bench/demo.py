@@ -31,7 +31,7 @@ SENTENCES = (
     "The glacier has lost a third of its ice since 1980.",
     "Mountain ice is melting faster than it did a generation ago.",
 )
-LEDGER_ROWS = 12
+LEDGER_ROWS = 24
 Encoder = Callable[..., Any]  # three int64 [B, S] tensors -> embeddings [B, 384]
 
 
@@ -112,13 +112,15 @@ def show_latency(encoders: dict[str, Encoder], inputs: tuple[Any, ...]) -> None:
 
 def show_ledger(program: Any) -> None:
     """What ran: the nodes counted by kernel, and the first rows in full."""
-    ledger = program.ledger()
+    ledger, statistics = program.ledger(), program.statistics()
     kinds = collections.Counter((row.unit, row.kernel or row.reason) for row in ledger)
-    runs = collections.Counter()
+    runs: collections.Counter[tuple[str, str]] = collections.Counter()
     for row in ledger:
         runs[row.unit, row.kernel or row.reason] += row.runs
     rows = [[f"{unit}  {what}", str(count), str(runs[unit, what])] for (unit, what), count in kinds.most_common()]
-    print("\n" + table(f"Ledger: {len(ledger)} nodes", ["unit  kernel or reason", "nodes", "runs"], rows))
+    weights, arena = statistics.weight_bytes / 1e6, statistics.arena_bytes / 1e6
+    sizes = f"{statistics.kernels} distinct kernels, {weights:.0f} MB of weights, {arena:.1f} MB of arena"
+    print("\n" + table(f"Ledger: {len(ledger)} nodes, {sizes}", ["unit  kernel or reason", "nodes", "runs"], rows))
     columns = ("node", "op", "kernel", "unit", "in_dtype", "acc_dtype", "out_dtype", "runs")
     first = [[str(getattr(row, column)) for column in columns] for row in ledger[:LEDGER_ROWS]]
     print("\n" + table(f"Its first {len(first)} rows", columns, first))
