@@ -14,6 +14,7 @@ from compiler.types import TensorType
 
 _GROWTH_LIMIT = 1 << 16  # elements; a larger result than this must not be larger than what it is made of
 _NEVER = frozenset({"sizes", "shape_of", "result_shape"})
+_VIEWS = frozenset({"transpose", "reshape", "expand", "slice"})  # of a large constant: lowering reads it in place
 
 
 def fold(graph: Graph) -> Graph:
@@ -61,6 +62,8 @@ def _worth_folding(builder: Builder, node: Node) -> bool:
     if any(isinstance(a, Graph) for a in node.attrs.values()):
         return False
     total = sum(builder.constants[v.name].size for v in operands)
+    if node.op in _VIEWS and total > _GROWTH_LIMIT:
+        return False
     for value in node.outputs:
         type = value.type
         if not isinstance(type, TensorType) or type.dtype == dtypes.string:
