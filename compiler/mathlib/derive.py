@@ -94,8 +94,18 @@ def scaled_tail(cdf_scale: Any, centre: Any) -> Function:
 ERFC, NORMCDF = (mp.mpf(1), mp.mpf(1)), (mp.sqrt(mp.mpf(1) / 2), mp.mpf(1) / 2)
 ERF_LIMIT = 3.93  # float32 results are 1 from here on
 CENTRE = {"erfc": 2.0, "normcdf": 2.0}  # powers of 2: products with them are exact
-NEAR = {"erfc": 0.47, "normcdf": 0.65}  # below, a series around 0 serves
+NEAR = {"erfc": 0.47, "normcdf": 0.65}  # below, a series around 0 serves float64
 RANGE = {"erfc": {24: 10.2, 53: 27.4}, "normcdf": {24: 14.5, 53: 38.7}}
+
+
+def tail(name: str, scale: Any, bits: int) -> list[float]:
+    """The slowly varying factor of erfc or normcdf; for float32 results it is computed in float64, and from 0 on."""
+    centre, end = mp.mpf(CENTRE[name]), mp.mpf(RANGE[name][bits])
+    start = mp.mpf(NEAR[name] if bits == 53 else 0)
+    value = scaled_tail(scale, centre)
+    bottom, top = (start - centre) / (start + centre), (end - centre) / (end + centre)
+    slack = 4 if bits == 53 else -25
+    return polynomial(value, lambda t: 1 / value(t), bottom, top, 53, slack, bits == 53)
 
 
 def polynomials(bits: int) -> dict[str, list[float]]:
@@ -142,18 +152,14 @@ def polynomials(bits: int) -> dict[str, list[float]]:
     found["ERF"] = polynomial(
         lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1, lambda z: mp.sqrt(z) / mp.erf(mp.sqrt(z)), 0, 1, bits
     )
-    found["NORMCDF_NEAR"] = polynomial(
-        lambda z: mp.erf(mp.sqrt(z / 2)) / mp.sqrt(4 * z), lambda z: 4 * mp.sqrt(z), 0, NEAR["normcdf"] ** 2, bits
-    )
+    if bits == 53:
+        found["NORMCDF_NEAR"] = polynomial(
+            lambda z: mp.erf(mp.sqrt(z / 2)) / mp.sqrt(4 * z), lambda z: 4 * mp.sqrt(z), 0, NEAR["normcdf"] ** 2, bits
+        )
     if bits == 24:
         found["ERFC_LOG2"] = polynomial(lambda u: mp.log(mp.erfc(u), 2), lambda u: mp.erfc(u) * LN2, 1, ERF_LIMIT, bits)
     for name, scale in (("ERFC", ERFC), ("NORMCDF", NORMCDF)):
-        centre, end = CENTRE[name.lower()], RANGE[name.lower()][bits]
-        value = scaled_tail(scale, mp.mpf(centre))
-        start = mp.mpf(NEAR[name.lower()])
-        bottom = (start - mp.mpf(centre)) / (start + mp.mpf(centre))
-        top = (end - mp.mpf(centre)) / (end + mp.mpf(centre))
-        found[name] = polynomial(value, lambda t, value=value: 1 / value(t), bottom, top, bits, 4, True)
+        found[name] = tail(name.lower(), scale, bits)
     return found
 
 
