@@ -36,7 +36,8 @@ def softplus(x: Expr) -> Expr:
     return maximum(x, 0) + apply("log1p", apply("exp", -apply("abs", x)))
 
 
-def _softplus(x: np.ndarray) -> np.ndarray:
+def softplus_array(x: np.ndarray) -> np.ndarray:
+    """The same on arrays."""
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
@@ -108,12 +109,12 @@ TABLE = (
         lambda x, alpha: np.maximum(x, 0) + np.minimum(0, alpha * np.expm1(x / alpha)), alpha=1.0,
     ),
     _row("gelu", "Gelu", gelu, _gelu, approximate="none"),
-    _row("softplus", "Softplus", softplus, _softplus),
+    _row("softplus", "Softplus", softplus, softplus_array),
     _row(
         "softsign", "Softsign", lambda x: x / (1.0 + apply("abs", x)), lambda x: x / (1 + np.abs(x)), ulp=2
     ),
     _row(
-        "mish", "Mish", lambda x: x * apply("tanh", softplus(x)), lambda x: x * np.tanh(_softplus(x)),
+        "mish", "Mish", lambda x: x * apply("tanh", softplus(x)), lambda x: x * np.tanh(softplus_array(x)),
         ulp=6,
     ),
     _row("hard_sigmoid", "HardSigmoid", hard_sigmoid, _hard_sigmoid, alpha=f32(0.2), beta=0.5, ulp=2),
