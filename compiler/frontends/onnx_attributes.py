@@ -78,8 +78,15 @@ def _text(item: bytes, place: str) -> str:
         raise ModelError(f"{place}: a string that is not UTF-8; export the model again") from None
 
 
-_CLASSES = {"FLOAT": float, "INT": int, "STRING": str, "TENSOR": np.ndarray, "SPARSE_TENSOR": np.ndarray,
-            "GRAPH": Subgraph, "TYPE_PROTO": (TensorType, SequenceType, OptionalType)}  # fmt: skip
+_CLASSES: dict[str, tuple[type, ...]] = {
+    "FLOAT": (float,),
+    "INT": (int,),
+    "STRING": (str,),
+    "TENSOR": (np.ndarray,),
+    "SPARSE_TENSOR": (np.ndarray,),
+    "GRAPH": (Subgraph,),
+    "TYPE_PROTO": (TensorType, SequenceType, OptionalType),
+}
 
 
 def is_of_kind(value: Any, kind: str) -> bool:

@@ -35,7 +35,8 @@ def read_model(model: Any) -> OnnxModel:
     """Parse `model`. Raises ModelError for an unreadable file, bytes that are no model, and opsets unknown here."""
     import onnx
 
-    folder, payloads = None, {}
+    folder: Path | None = None
+    payloads: dict[int, memoryview] = {}
     if isinstance(model, onnx.ModelProto):
         proto = model
     else:

@@ -26,7 +26,7 @@ def split_payloads(model: memoryview) -> tuple[bytes, dict[int, memoryview]]:
         graphs = [data for number, data, _ in _fields(model) if number == _GRAPH and data is not None]
         if len(graphs) != 1:
             return bytes(model), {}
-        parts = []
+        parts: list[bytes | memoryview] = []
         for number, data, field in _fields(model):
             parts += _field(_GRAPH, _slim_graph(data, payloads)) if number == _GRAPH and data is not None else [field]
         return b"".join(parts), payloads

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from compiler import dims
 from compiler.builder import Builder
 from compiler.dims import Dim, Size
+from compiler.dtypes import DType
 from compiler.frontends.onnx_node import Subgraph
 from compiler.ir import Graph
 from compiler.op import Call
@@ -18,9 +19,15 @@ Body = Callable[[Sequence[Any]], tuple[Any, ...]]
 HOST = "control flow: the body is a program of its own, called from Python"
 
 
-def outward(type: ValueType, body: Graph, actual: Sequence[ValueType], call: Call, varying: Sequence[int] = ()) -> Any:
-    """A body output's type in the sizes of the graph outside, the body's inputs having the types `actual`. Sizes that
-    depend on inputs whose position is in `varying` become fresh."""
+def outward(
+    type: ValueType,
+    body: Graph,
+    actual: Sequence[ValueType],
+    fresh: Callable[[], Size],
+    varying: Sequence[int] = (),
+) -> ValueType:
+    """A body output's type in the sizes of the graph outside, the body's inputs having the types `actual`. What
+    depends on sizes the body made, or on inputs whose position is in `varying`, is what `fresh` gives."""
     if not isinstance(type, TensorType) or type.shape is None:
         return type
     bound: dict[str, Size] = {}
@@ -29,16 +36,16 @@ def outward(type: ValueType, body: Graph, actual: Sequence[ValueType], call: Cal
             for inner_size, size in zip(formal.type.shape or (), outer.shape or (), strict=False):
                 if isinstance(inner_size, Dim) and inner_size.is_symbol:
                     bound[str(inner_size)] = size
-    return TensorType(type.dtype, tuple(_outward_size(size, bound, call) for size in type.shape))
+    return TensorType(type.dtype, tuple(_outward_size(size, bound, fresh) for size in type.shape))
 
 
-def _outward_size(size: Size, bound: Mapping[str, Size], call: Call) -> Size:
+def _outward_size(size: Size, bound: Mapping[str, Size], fresh: Callable[[], Size]) -> Size:
     if isinstance(size, int):
         return size
     try:
-        return size.evaluate(bound)  # type: ignore[arg-type] - evaluation works on symbols too
+        return size.evaluate(cast(Mapping[str, int], bound))  # evaluation works on symbols too
     except (KeyError, NameError, dims.Undecided):
-        return call.fresh()
+        return fresh()
 
 
 def merge(a: ValueType, b: ValueType, call: Call) -> ValueType:
@@ -116,13 +123,28 @@ def carried_type(formal: ValueType, result: ValueType, initial: ValueType, call:
     return replace(initial, shape=tuple(size if ours == theirs else call.fresh() for ours, theirs, size in kept))
 
 
+def with_axis(type: ValueType, axis: int, size: Size) -> ValueType:
+    """A tensor's type with an axis put in; anything else, or a tensor of unknown rank, as it is."""
+    if not isinstance(type, TensorType) or type.shape is None:
+        return type
+    shape = list(type.shape)
+    shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, size)
+    return replace(type, shape=tuple(shape))
+
+
 def varying_inputs(body: Graph, carried: Mapping[int, int]) -> tuple[int, ...]:
     """Positions of carried inputs some size of which changes from round to round."""
     return tuple(i for i, result in carried.items() if body.inputs[i].type != body.outputs[result].type)
 
 
-def empty_rows(type: ValueType) -> TensorType:
-    """What a scan output of no rounds looks like: no rows, sizes only rounds would tell being 0."""
-    assert isinstance(type, TensorType)
-    sizes = tuple(size if isinstance(size, int) else 0 for size in type.shape or ())
-    return replace(type, shape=(0, *sizes))
+def empty_rows(
+    body: Graph, actual: Sequence[ValueType], carried: Mapping[int, int], first: int
+) -> tuple[tuple[DType, tuple[Size, ...]], ...]:
+    """Element type and shape of one row of each scan output, from output `first` on; 0 for sizes only rounds tell."""
+    varying = varying_inputs(body, carried)
+    rows = []
+    for value in body.outputs[first:]:
+        type = outward(value.type, body, actual, lambda: 0, varying)
+        assert isinstance(type, TensorType), "a scan output is a tensor"
+        rows.append((type.dtype, type.shape or ()))
+    return tuple(rows)

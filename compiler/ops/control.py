@@ -8,7 +8,6 @@ runs the op decides how bodies run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from compiler import dims, dtypes
 from compiler.builder import Builder
 from compiler.dims import Size
+from compiler.dtypes import DType
 from compiler.errors import ModelError
 from compiler.frontends.onnx_node import OnnxNode
 from compiler.ir import Graph, Value
@@ -30,8 +30,11 @@ from compiler.ops.bodies import (
     outward,
     stable_body,
     varying_inputs,
+    with_axis,
 )
 from compiler.types import TensorType, ValueType
+
+Rows = tuple[tuple[DType, tuple[int, ...]], ...]
 
 
 def _build_if(b: Builder, node: OnnxNode) -> Sequence[Value]:
@@ -61,7 +64,7 @@ class If:
     def infer(call: Call) -> Sequence[ValueType]:
         captured = operand_types(call, 1)
         branches = [call.attrs["then_branch"], call.attrs["else_branch"]]
-        types = [[outward(value.type, graph, captured, call) for value in graph.outputs] for graph in branches]
+        types = [[outward(value.type, graph, captured, call.fresh) for value in graph.outputs] for graph in branches]
         return [merge(ours, theirs, call) for ours, theirs in zip(*types, strict=True)]
 
     def reference(condition: Any, *captured: Any, then_branch: Body, else_branch: Body) -> tuple[Any, ...]:
@@ -82,8 +85,10 @@ def _build_loop(b: Builder, node: OnnxNode) -> Sequence[Value]:
         TensorType(dtypes.boolean, ()),
         *(node.required(i).type for i in range(2, 2 + carried)),
     ]
-    graph = stable_body(b, body, types, {2 + i: 1 + i for i in range(carried)})
-    empty = tuple(empty_rows(value.type) for value in graph.outputs[1 + carried :])
+    places = {2 + i: 1 + i for i in range(carried)}
+    graph = stable_body(b, body, types, places)
+    actual = [*types, *(value.type for value in body.captured)]
+    empty = empty_rows(graph, actual, places, 1 + carried)
     inputs = [*node.inputs, *(None,) * (2 - len(node.inputs)), *body.captured]
     attrs = {"body": graph, "carried": carried, "empty": empty}
     return b.emit_many("loop", inputs, attrs, names=node.outputs)
@@ -98,7 +103,7 @@ def _build_loop(b: Builder, node: OnnxNode) -> Sequence[Value]:
 class Loop:
     """Rounds of a body while a condition holds. Operands: most rounds or None, condition or None, carried values,
     captured values. Body: (round, condition, carried.., captured..) -> (condition, carried.., rows..). Outputs: the
-    last carried values, then the rows of all rounds stacked. empty: types of the stacks of no rounds."""
+    last carried values, then the rows of all rounds stacked. empty: element type and shape of a row, for no rounds."""
 
     def infer(call: Call) -> Sequence[ValueType]:
         body, count = call.attrs["body"], call.attrs["carried"]
@@ -111,11 +116,11 @@ class Loop:
         varying = varying_inputs(body, carried)
         rounds = _rounds(call, body)
         for value in body.outputs[1 + count :]:
-            row = outward(value.type, body, actual, call, varying)
-            types.append(row if row.shape is None else replace(row, shape=(rounds, *row.shape)))
+            row = outward(value.type, body, actual, call.fresh, varying)
+            types.append(with_axis(row, 0, rounds))
         return types
 
-    def reference(*operands: Any, body: Body, carried: int, empty: tuple[TensorType, ...]) -> tuple[Any, ...]:
+    def reference(*operands: Any, body: Body, carried: int, empty: Rows) -> tuple[Any, ...]:
         most, condition = (*operands[:2], None, None)[:2]
         most = None if most is None else int(np.asarray(most).item())
         going = condition is None or bool(np.asarray(condition).item())
@@ -128,12 +133,12 @@ class Loop:
             for stack, row in zip(stacks, results[1 + carried :], strict=True):
                 stack.append(row)
             number += 1
-        return (*state, *(stacked(stack, type) for stack, type in zip(stacks, empty, strict=True)))
+        return (*state, *(stacked(stack, row) for stack, row in zip(stacks, empty, strict=True)))
 
 
-def stacked(rows: list[np.ndarray], empty: TensorType) -> np.ndarray:
+def stacked(rows: list[np.ndarray], empty: tuple[DType, tuple[int, ...]]) -> np.ndarray:
     """Rows of all rounds along a new first axis."""
-    return np.stack(rows) if rows else np.zeros(empty.shape, empty.dtype.numpy)  # type: ignore[arg-type]
+    return np.stack(rows) if rows else np.zeros((0, *empty[1]), empty[0].numpy)
 
 
 def _rounds(call: Call, body: Graph) -> Size:

@@ -72,7 +72,7 @@ def has_reference(op_type: str, domain: str, version: int) -> bool:
     from onnx import reference
     from onnx.reference.ops import aionnx_preview_training, aionnxml, load_op
 
-    loaders = {
+    loaders: dict[str, Callable[..., Any]] = {
         "": partial(load_op, evaluator_cls=reference.ReferenceEvaluator),
         "ai.onnx.ml": aionnxml.load_op,
         "ai.onnx.preview.training": aionnx_preview_training.load_op,
@@ -166,7 +166,7 @@ def _type_by_schema(call: Call, index: int) -> ValueType:
 
 
 @lru_cache(maxsize=512)
-def _evaluator(node: bytes, domain: str, version: int) -> Callable[[Mapping[str, Any]], list[Any]]:
+def _evaluator(node: bytes, domain: str, version: int) -> Callable[[dict[str, Any]], list[Any]]:
     """The reference operator of one node, ready to be called with its inputs by name."""
     from onnx import NodeProto, ValueInfoProto, reference
 
@@ -175,7 +175,7 @@ def _evaluator(node: bytes, domain: str, version: int) -> Callable[[Mapping[str,
     model = _model(proto, domain, version)
     model.graph.input.extend(ValueInfoProto(name=name) for name in proto.input)
     evaluator = reference.ReferenceEvaluator(model)
-    return lambda feeds: evaluator.run(None, feeds)
+    return lambda feeds: list(evaluator.run(None, feeds))
 
 
 def _plain(result: Any) -> Any:

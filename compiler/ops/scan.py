@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from compiler.builder import Builder
-from compiler.dims import Size
 from compiler.errors import ModelError
 from compiler.frontends.onnx_node import OnnxNode
 from compiler.ir import Value
@@ -23,8 +22,9 @@ from compiler.ops.bodies import (
     outward,
     stable_body,
     varying_inputs,
+    with_axis,
 )
-from compiler.ops.control import stacked
+from compiler.ops.control import Rows, stacked
 from compiler.types import TensorType, ValueType
 
 
@@ -44,7 +44,8 @@ def _build_scan(b: Builder, node: OnnxNode) -> Sequence[Value]:
     types = [_drop_axis(value.type, 0) if batched else value.type for value in inputs[:states]]
     for value, axis in zip(inputs[states:], input_axes, strict=True):
         types.append(_drop_axis(_drop_axis(value.type, 0) if batched else value.type, axis))
-    graph = stable_body(b, body, types, {i: i for i in range(states)})
+    carried = {i: i for i in range(states)}
+    graph = stable_body(b, body, types, carried)
     attrs = {
         "body": graph,
         "states": states,
@@ -53,7 +54,7 @@ def _build_scan(b: Builder, node: OnnxNode) -> Sequence[Value]:
         "output_axes": tuple(node.attr("scan_output_axes", (0,) * rows)),
         "outputs_backward": tuple(map(bool, node.attr("scan_output_directions", (0,) * rows))),
         "batched": batched,
-        "empty": tuple(empty_rows(value.type) for value in graph.outputs[states:]),
+        "empty": empty_rows(graph, [*types, *(value.type for value in body.captured)], carried, states),
     }
     return b.emit_many("scan", [lengths, *inputs, *body.captured], attrs, names=node.outputs)
 
@@ -86,7 +87,7 @@ class Scan:
         body, states, batched = call.attrs["body"], call.attrs["states"], call.attrs["batched"]
         operands = operand_types(call, 1)
         sequences = operands[states : states + len(call.attrs["input_axes"])]
-        lead: tuple[Size, ...] = (call.tensor(1).shape or (call.fresh(),))[:1] if batched else ()
+        lead = (call.tensor(1).shape or (call.fresh(),))[0] if batched else 1
         inner = [_drop_axis(type, 0) for type in operands] if batched else operands
         actual = list(inner)
         for i, axis in enumerate(call.attrs["input_axes"], start=states):
@@ -98,9 +99,9 @@ class Scan:
         types = [carried_type(body.inputs[i].type, body.outputs[i].type, actual[i], call) for i in carried]
         varying = varying_inputs(body, carried)
         for value, axis in zip(body.outputs[states:], call.attrs["output_axes"], strict=True):
-            row = outward(value.type, body, actual, call, varying)
-            types.append(_with_axis(row, axis, length))
-        return [_with_lead(type, lead) for type in types]
+            row = outward(value.type, body, actual, call.fresh, varying)
+            types.append(with_axis(row, axis, length))
+        return [with_axis(type, 0, lead) for type in types] if batched else types
 
     def reference(
         lengths: Any,
@@ -112,7 +113,7 @@ class Scan:
         output_axes: tuple[int, ...],
         outputs_backward: tuple[bool, ...],
         batched: bool,
-        empty: tuple[TensorType, ...],
+        empty: Rows,
     ) -> tuple[Any, ...]:
         last = states + len(input_axes)
 
@@ -143,17 +144,3 @@ class Scan:
 def _padded(rows: np.ndarray, length: int) -> np.ndarray:
     """`rows` with zero rows after them."""
     return np.pad(rows, [(0, length - len(rows))] + [(0, 0)] * (rows.ndim - 1))
-
-
-def _with_axis(type: TensorType, axis: int, length: Size) -> TensorType:
-    if type.shape is None:
-        return type
-    shape = list(type.shape)
-    shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, length)
-    return replace(type, shape=tuple(shape))
-
-
-def _with_lead(type: ValueType, lead: tuple[Size, ...]) -> ValueType:
-    if not isinstance(type, TensorType) or type.shape is None:
-        return type
-    return replace(type, shape=(*lead, *type.shape))
