@@ -18,12 +18,17 @@ WORDS = I64.as_pointer()
 class Code:
     """A function under construction. Every value is an i64, i1 or i8* unless said otherwise."""
 
-    def __init__(self, module: ir.Module, name: str, result: ir.Type, *arguments: ir.Type) -> None:
-        self.module = module
-        self.function = ir.Function(module, ir.FunctionType(result, arguments), name)
-        self.function.attributes.add("nounwind")
-        self.entry = self.function.append_basic_block("entry")
+    def __init__(self, function: ir.Function) -> None:
+        self.module, self.function = function.module, function
+        self.entry = function.append_basic_block("entry")
         self.b = ir.IRBuilder(self.entry)
+
+    @classmethod
+    def define(cls, module: ir.Module, name: str, result: ir.Type, *arguments: ir.Type) -> Code:
+        """Begin a new function."""
+        function = ir.Function(module, ir.FunctionType(result, arguments), name)
+        function.attributes.add("nounwind")
+        return cls(function)
 
     @property
     def arguments(self) -> tuple[ir.Argument, ...]:

@@ -24,7 +24,7 @@ def emit_entry(module: ir.Module, execute: ir.Function) -> ir.Function:
     """PyObject *entry(self, args, nargs, kwnames)."""
     matches = _emit_matches(module)
     run = _emit_run(module, execute)
-    code = Code(module, "entry", POINTER, WORDS, WORDS, I64, POINTER)
+    code = Code.define(module, "entry", POINTER, WORDS, WORDS, I64, POINTER)
     itself, args, nargs, names = code.arguments
     b = code.b
     record = code.load(itself, I64(DATA))
@@ -49,7 +49,7 @@ def emit_entry(module: ir.Module, execute: ir.Function) -> ir.Function:
 def _emit_matches(module: ir.Module) -> ir.Function:
     """i1 matches(plan, args, nargs, array_type): whether the arguments are what the plan is for."""
     no, yes = ir.Constant(ir.IntType(1), 0), ir.Constant(ir.IntType(1), 1)
-    code = Code(module, "matches", ir.IntType(1), WORDS, WORDS, I64, I64)
+    code = Code.define(module, "matches", ir.IntType(1), WORDS, WORDS, I64, I64)
     plan, args, nargs, array_type = code.arguments
     b = code.b
 
@@ -78,7 +78,7 @@ def _emit_matches(module: ir.Module) -> ir.Function:
 def _emit_run(module: ir.Module, execute: ir.Function) -> ir.Function:
     """PyObject *run(record, plan, args): a tuple of fresh arrays, null with an exception set, or the record's owner
     (the builtin's `self`) where Python has to take over."""
-    code = Code(module, "run", POINTER, I64, WORDS, WORDS)
+    code = Code.define(module, "run", POINTER, I64, WORDS, WORDS)
     record, plan, args = code.arguments
     b = code.b
     team, elsewhere = code.get(record, ENTRY, "team"), code.pointer(code.get(record, ENTRY, "itself"))

@@ -29,8 +29,10 @@ def aligned_empty(size: int) -> np.ndarray:
 
 
 def aligned_copy(array: np.ndarray) -> np.ndarray:
-    """A writable dense copy that starts on a cache line."""
-    copy = aligned_empty(array.nbytes).view(array.dtype).reshape(array.shape)
+    """A writable dense copy in native byte order that starts on a cache line (of strings: anywhere)."""
+    if array.dtype.hasobject:
+        return array.copy()
+    copy = aligned_empty(array.nbytes).view(array.dtype.newbyteorder("=")).reshape(array.shape)
     copy[...] = array
     return copy
 

@@ -40,7 +40,7 @@ class Walker:
     def emit(self, wake: ir.Function) -> ir.Function:
         """Define `execute`. `wake(worker)` wakes a parked worker."""
         run_alone, run_team = self._emit_run_alone(), self._emit_run_team(wake)
-        code = Code(self.module, "execute", I64, WORDS, WORDS, WORDS, WORDS)
+        code = Code.define(self.module, "execute", I64, WORDS, WORDS, WORDS, WORDS)
         plan, slots, arena, team = code.arguments
         b = code.b
         self._take_arena(code, plan, arena)
@@ -91,7 +91,7 @@ class Walker:
 
     def _emit_acquire(self) -> ir.Function:
         """i64 acquire(arena): 0 if the arena was free; it is the caller's now."""
-        code = Code(self.module, "acquire", I64, WORDS)
+        code = Code.define(self.module, "acquire", I64, WORDS)
         code.b.ret(code.b.atomic_rmw("xchg", code.field(code.arguments[0], ARENA, "busy"), I64(1), "acquire"))
         return code.function
 
@@ -106,7 +106,7 @@ class Walker:
 
     def _emit_now(self) -> ir.Function:
         """i64 now(): monotonic time in ns."""
-        code = Code(self.module, "now", I64)
+        code = Code.define(self.module, "now", I64)
         spec = self._record(code, 2)
         code.call("clock_gettime", I32, I32(time.CLOCK_MONOTONIC), spec)
         code.b.ret(code.b.add(code.b.mul(code.load(spec, I64(0)), I64(1_000_000_000)), code.load(spec, I64(1))))
@@ -115,7 +115,7 @@ class Walker:
     def _emit_look(self) -> ir.Function:
         """i1 look(watch): if it is time, let Python's signal handlers run and (from then on) others have the GIL; says
         whether a handler raised."""
-        code = Code(self.module, "look", I1, WORDS)
+        code = Code.define(self.module, "look", I1, WORDS)
         (watch,) = code.arguments
         b = code.b
         now = b.call(self.now, [])
@@ -134,7 +134,7 @@ class Walker:
 
     def _emit_run_alone(self) -> ir.Function:
         """i64 run_alone(plan, slots, arena, watch): every chunk on this thread."""
-        code = Code(self.module, "run_alone", I64, WORDS, WORDS, WORDS, WORDS)
+        code = Code.define(self.module, "run_alone", I64, WORDS, WORDS, WORDS, WORDS)
         plan, slots, arena, watch = code.arguments
         scratch = self._scratch(code, plan, arena)
         with self._steps(code, plan, slots) as step, code.count(code.get(step, STEP, "chunks")) as chunk:
@@ -145,7 +145,7 @@ class Walker:
 
     def _emit_run_team(self, wake: ir.Function) -> ir.Function:
         """i64 run_team(plan, slots, arena, watch, team, limit): with `limit` threads; the team's lock is held."""
-        code = Code(self.module, "run_team", I64, WORDS, WORDS, WORDS, WORDS, WORDS, I64)
+        code = Code.define(self.module, "run_team", I64, WORDS, WORDS, WORDS, WORDS, WORDS, I64)
         plan, slots, arena, watch, team, limit = code.arguments
         b = code.b
         scratch = self._scratch(code, plan, arena)

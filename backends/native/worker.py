@@ -25,7 +25,7 @@ _WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
 def emit_wake(module: ir.Module, target: Target, now: ir.Function) -> ir.Function:
     """void wake(team, limit, ends): wake the parked workers numbered below limit, unless `ends` (ns) is near."""
     wake_one = _emit_wake_one(module, target)
-    code = Code(module, "wake", VOID, WORDS, I64, I64)
+    code = Code.define(module, "wake", VOID, WORDS, I64, I64)
     team, limit, ends = code.arguments
     b = code.b
     records = code.get(team, TEAM, "records")
@@ -43,7 +43,7 @@ def emit_wake(module: ir.Module, target: Target, now: ir.Function) -> ir.Functio
 
 def _emit_wake_one(module: ir.Module, target: Target) -> ir.Function:
     """void wake_one(worker)."""
-    code = Code(module, "wake_one", VOID, WORDS)
+    code = Code.define(module, "wake_one", VOID, WORDS)
     (worker,) = code.arguments
     b = code.b
     parked = code.field(worker, WORKER, "parked")
@@ -76,7 +76,7 @@ def _emit_wake_one(module: ir.Module, target: Target) -> ir.Function:
 
 def emit_worker(module: ir.Module, target: Target, now: ir.Function) -> ir.Function:
     """void *worker(record): the body of a worker thread."""
-    code = Code(module, "worker", POINTER, WORDS)
+    code = Code.define(module, "worker", POINTER, WORDS)
     (worker,) = code.arguments
     b = code.b
     team = code.pointer(code.get(worker, WORKER, "team"), WORDS)

@@ -1,0 +1,89 @@
+"""What is found out about machines: quotas, names, what runs here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backends.native.jit import Engine
+from backends.native.target import host, named, names, usable_cores
+from compiler.errors import TargetError
+
+AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fake_root(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/\n"}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"}, 1),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "50000 100000\n"}, 1),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1),
+        (
+            {
+                "proc/self/cgroup": "3:cpu,cpuacct:/x\n1:memory:/y\n",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "100000\n",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000\n",
+            },
+            1,
+        ),
+        (
+            {
+                "proc/self/cgroup": "3:cpu:/x\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            None,
+        ),
+    ],
+)
+def test_usable_cores(tmp_path: Path, files: dict[str, str], quota: int | None) -> None:
+    assert usable_cores(fake_root(tmp_path, files)) == (AFFINITY if quota is None else min(AFFINITY, quota))
+
+
+def test_every_name_is_a_target_of_that_name() -> None:
+    for name in names():
+        assert named(name).name == name
+        assert name in str(named(name))
+    assert named(host()) is host()
+
+
+@pytest.mark.parametrize("name", ["", "pentium", "HOST"])
+def test_unknown_names_list_the_known_ones(name: str) -> None:
+    with pytest.raises(TargetError, match="expected one of host"):
+        named(name)
+
+
+def test_what_this_machine_can_run() -> None:
+    assert host().runs_here
+    assert named("generic").runs_here
+    lacking = replace(host(), name="richer", features=host().features | {"warp-drive"})
+    assert lacking.missing_here == "warp-drive"
+    with pytest.raises(TargetError, match=r"richer.*lacks warp-drive.*target='host'"):
+        Engine(lacking)
+
+
+def test_code_of_another_architecture_is_refused() -> None:
+    other = named("aarch64" if host().architecture != "aarch64" else "x86-64-v3")
+    assert not other.runs_here
+    with pytest.raises(TargetError, match="architecture"):
+        Engine(other)
+
+
+def test_caches_and_cores_are_plausible() -> None:
+    machine = host()
+    assert 4 << 10 <= machine.l1 <= machine.l2
+    assert machine.l3 > 0
+    assert 1 <= machine.cores <= AFFINITY
