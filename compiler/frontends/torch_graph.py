@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from compiler.errors import ModelError, UnsupportedOp
 from compiler.frontends.aten import ROWS, SIZE_ROWS, AtenBuilder
@@ -148,9 +148,9 @@ def _constant(work: _Import, name: str, path: str) -> Value:
 
 
 def _call(work: _Import, node: fx.Node) -> None:
-    name = str(node.target) if "." in str(node.target) and "<" not in str(node.target) else node.target.__name__
+    name = _target_name(node.target)
     if name == "getitem":
-        source, number = node.args
+        source, number = cast("tuple[fx.Node, int]", node.args)
         if source.name not in work.known:
             return
         work.known[node.name] = work.known[source.name][number]
@@ -185,6 +185,11 @@ def _call(work: _Import, node: fx.Node) -> None:
     work.known[node.name] = result
     if len(work.b.nodes) == emitted:
         work.b.notes[place] = "no work: another name for its operand, or a constant"
+
+
+def _target_name(target: Any) -> str:
+    """An ATen overload's full name, or a Python function's own."""
+    return str(target) if hasattr(target, "overloadpacket") else target.__name__
 
 
 _MISSING = object()  # what a call stands for whose own import was refused

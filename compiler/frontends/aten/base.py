@@ -190,6 +190,11 @@ def slice_axis(b: Builder, value: Value, axis: int, start: Size, size: Size, ste
     shape = shape_of(value)
     if start == 0 and step == 1 and size == shape[axis]:
         return value
-    starts, sizes, steps = [0] * len(shape), list(shape), [1] * len(shape)
-    starts[axis], sizes[axis], steps[axis] = start, size, step  # type: ignore[call-overload]
-    return b.emit("slice", value, starts=tuple(starts), sizes=tuple(sizes), steps=tuple(steps))
+    here = range(len(shape))
+    return b.emit(
+        "slice",
+        value,
+        starts=tuple(start if a == axis else 0 for a in here),
+        sizes=tuple(size if a == axis else shape[a] for a in here),
+        steps=tuple(step if a == axis else 1 for a in here),
+    )

@@ -24,19 +24,19 @@ from compiler.ir import Value
 
 @aten("aten.arange.start_step")
 def _arange(b: AtenBuilder, start: Scalar, end: Scalar, step: Scalar = 1, **ignored: object) -> Value:
-    numbers = (start, end, step)
-    if not any(isinstance(number, Dim) for number in numbers):
+    wide = dtypes.float64 if b.dtype.is_float else dtypes.int64
+    count: Size
+    if isinstance(start, Dim) or isinstance(end, Dim) or isinstance(step, Dim):
+        count = dims.maximum(-((start - end) // step), 0)  # type: ignore[operator,arg-type]
+        if isinstance(start, Dim) or isinstance(step, Dim):
+            line = b.emit("map", outputs=(cast(index(0), wide),), shape=(count,))
+            return pointwise(b, (line, start, step), lambda i, first, stride: first + i * stride, wide)
+    else:
         # torch counts the steps in double precision and computes each element as start + i * step.
-        count = max(int(np.ceil((end - start) / step)), 0)  # type: ignore[operator]
+        count = max(int(np.ceil((end - start) / step)), 0)
         if count <= _LARGEST_CONSTANT:
             return b.constant((start + np.arange(count) * step).astype(b.dtype.numpy), "arange")
-    else:
-        count = dims.maximum(-((start - end) // step), 0)  # type: ignore[operator,arg-type]
-    wide = dtypes.float64 if b.dtype.is_float else dtypes.int64
     place = cast(index(0), wide)
-    if isinstance(start, Dim) or isinstance(step, Dim):
-        line = b.emit("map", outputs=(place,), shape=(count,))
-        return pointwise(b, (line, start, step), lambda i, first, stride: first + i * stride, wide)
     place = place if step == 1 else place * step
     return b.emit("map", outputs=(cast(place if start == 0 else place + start, b.dtype),), shape=(count,))
 

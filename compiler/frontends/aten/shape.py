@@ -196,7 +196,7 @@ def _roll(b: AtenBuilder, x: Value, shifts: int | Sequence[int], axes: int | Seq
         extent = shape_of(x)[axis]
         if extent == 0 or shift == 0:
             continue
-        start = -shift % extent if isinstance(extent, int) else (extent - shift) % extent
+        start = (extent - shift) % extent
         tail, head = slice_axis(b, x, axis, start, extent - start), slice_axis(b, x, axis, 0, start)
         x = b.emit("concat", tail, head, axis=axis)
     return x
@@ -220,11 +220,10 @@ def _replication_pad(b: AtenBuilder, x: Value, widths: Sequence[Size]) -> Value:
 def _pad(b: AtenBuilder, x: Value, widths: Sequence[Size], mode: str, value: float = 0) -> Value:
     # torch lists (before, after) pairs from the last axis backwards.
     rank = tensor_type(x).rank
-    before, after = [0] * rank, [0] * rank
-    for i in range(len(widths) // 2):
-        before[rank - 1 - i], after[rank - 1 - i] = widths[2 * i], widths[2 * i + 1]  # type: ignore[call-overload]
+    kept = [0] * (rank - len(widths) // 2)
+    before, after = (*kept, *widths[-2::-2]), (*kept, *widths[-1::-2])
     fill = to_tensor(b, value, b.dtype) if value else None
-    return b.emit("pad", x, fill, before=tuple(before), after=tuple(after), mode=mode)
+    return b.emit("pad", x, fill, before=before, after=after, mode=mode)
 
 
 @aten("aten.diagonal.default")
