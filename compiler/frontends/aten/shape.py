@@ -196,7 +196,7 @@ def _roll(b: AtenBuilder, x: Value, shifts: int | Sequence[int], axes: int | Seq
         extent = shape_of(x)[axis]
         if extent == 0 or shift == 0:
             continue
-        start = (extent - shift) % extent
+        start = (extent - shift) % extent  # type: ignore[operator]
         tail, head = slice_axis(b, x, axis, start, extent - start), slice_axis(b, x, axis, 0, start)
         x = b.emit("concat", tail, head, axis=axis)
     return x
