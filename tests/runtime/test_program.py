@@ -68,7 +68,7 @@ def test_positional_and_named_inputs() -> None:
         ((A, B), {"c": B}, ModelError, "no input is called 'c'; expected a, b"),
         ((A, B), {"a": A}, ModelError, "input 'a' is given twice"),
         ((A, None), {}, ModelError, "input 'b' is None"),
-        ((A.astype(np.float64), B), {}, DtypeError, r"input 'a': found float64, expected float32\[batch size, 3\]; conv"),
+        ((A.astype(np.float64), B), {}, DtypeError, r"input 'a': found float64, expected float32\[batch size, 3\]"),
         ((A, np.float32(1)), {}, DtypeError, "input 'b': found float32, expected int64"),
         ((A, np.array("x")), {}, DtypeError, "input 'b': found string, expected int64"),
         ((A, np.array(0, "M8[s]")), {}, DtypeError, "input 'b': found datetime64"),
@@ -159,7 +159,7 @@ def test_torch_in_and_out() -> None:
     assert lazily_negated.is_neg()
     assert torch.equal(program(lazily_negated, h)[0], torch.full((2, 3), -1.0))
     assert isinstance(program.run({"a": a, "h": h})["a"], torch.Tensor)
-    with pytest.raises(ShapeError, match="expected 3 .*see dynamic_shapes"):
+    with pytest.raises(ShapeError, match=r"expected 3 .*see dynamic_shapes"):
         program(torch.ones(2, 4), h)
     with pytest.raises(DtypeError, match="input 'a': found float64"):
         program(torch.ones(2, 3).double(), h)

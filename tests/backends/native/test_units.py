@@ -1,0 +1,127 @@
+"""Units: what they mean, which one is chosen and why, and a unit with odd panels through the whole driver."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from backends.native import gemm, units
+from backends.native.blocking import Blocking
+from backends.native.pack import pack_panels
+from backends.native.target import host, named
+from backends.native.units import Grid, MatrixUnit, generic
+from compiler import dtypes
+from compiler.dims import symbol
+from compiler.errors import DtypeError
+from compiler.expr import apply, arg, const
+from tests.backends.native.fake_unit import FAKE
+from tests.backends.native.harness import assert_same
+from tests.backends.native.products import multiply
+
+RNG = np.random.default_rng(5)
+EVERY = (*units.ORDERED, *generic.units(16), FAKE)
+
+
+def emulated(unit: MatrixUnit, grid: Grid, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A @ B from packed panels, mma by mma."""
+    (height, a_depth), (width, b_depth) = unit.panels(grid)
+    rows, columns = pack_panels(a, height, a_depth), pack_panels(b.T, width, b_depth)
+    result = np.zeros((len(rows) * height, len(columns) * width), unit.acc.numpy)
+    for i, j in np.ndindex(len(rows), len(columns)):
+        left = rows[i].swapaxes(0, 1).reshape(height, -1)
+        right = columns[j].swapaxes(1, 2).reshape(-1, width)
+        for r, c in np.ndindex(grid.rows, grid.columns):
+            tile = np.zeros((unit.m, unit.n), unit.acc.numpy)
+            for k in range(0, left.shape[1], unit.k):
+                block = left[r * unit.m : (r + 1) * unit.m, k : k + unit.k]
+                tile = unit.emulate(tile, block, right[k : k + unit.k, c * unit.n : (c + 1) * unit.n])
+            at = i * height + r * unit.m, j * width + c * unit.n
+            result[at[0] : at[0] + unit.m, at[1] : at[1] + unit.n] = tile
+    return result[: a.shape[0], : b.shape[1]]
+
+
+@pytest.mark.parametrize("unit", EVERY, ids=lambda unit: unit.name)
+def test_what_a_unit_means_over_packed_panels_is_the_product(unit: MatrixUnit) -> None:
+    a, b = (RNG.integers(-8, 8, shape).astype(unit.a.numpy) for shape in ((11, 7), (7, 37)))
+    for grid in unit.grids:
+        assert_same(emulated(unit, grid, a, b), a @ b)
+
+
+@pytest.mark.parametrize("unit", EVERY, ids=lambda unit: unit.name)
+def test_grids_fit_the_product(unit: MatrixUnit) -> None:
+    assert unit.grid(symbol("n")) in unit.grids
+    for n in (0, 1, unit.n, unit.n + 1, 2 * unit.n, 64, 100, 768, 1000):
+        grid = unit.grid(n)
+        assert grid in unit.grids
+        assert grid.columns == unit.grids[-1].columns or (grid.columns - 1) * unit.n < n
+    assert len({grid.rows for grid in unit.grids}) == 1
+
+
+def test_exact_panels_are_preferred_for_small_products() -> None:
+    widths = {n: units.ORDERED[0].grid(n).columns * units.ORDERED[0].n for n in (10, 32, 48, 64, 768, 3072)}
+    assert widths == {10: 16, 32: 32, 48: 48, 64: 32, 768: 48, 3072: 48}
+
+
+def test_selection_takes_the_first_that_runs_and_says_why_not_others() -> None:
+    kinds = [dtypes.float32] * 3
+    machines = {
+        "x86-64-v4": ("avx512_float32", ""), "x86-64-v3": ("avx2_float32", "avx512 needs avx512f"),
+        "aarch64": ("generic_float32", "avx512 needs the architecture x86_64; avx2 needs the architecture x86_64"),
+    }  # fmt: skip
+    for machine, expected in machines.items():
+        unit, reason = units.select(named(machine), *kinds)
+        assert (unit.name, reason) == expected
+    bare = replace(host(), features=host().features - {"avx512f", "fma"}, vector=16)
+    assert units.select(bare, *kinds)[0].name == "generic_float32"
+    assert units.select(named("x86-64-v3"), *[dtypes.float64] * 3)[0].name == "avx2_float64"
+    with pytest.raises(DtypeError, match="no matrix unit multiplies float32 by float64"):
+        units.select(host(), dtypes.float32, dtypes.float64, dtypes.float64)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> MatrixUnit:
+    """The engine with the fake unit in place of this machine's."""
+    monkeypatch.setattr(gemm, "select_unit", lambda *_: (FAKE, ""))
+    return FAKE
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("layout", ["row", "column"])
+def test_odd_panels_through_the_whole_driver(
+    fake: MatrixUnit, constant: bool, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = "C" if layout == "row" else "F"
+    for m, n, k in ((1, 1, 1), (2, 5, 3), (3, 6, 2), (7, 11, 5), (14, 23, 9), (6, 10, 4), (4, 3, 0)):
+        a, b, bias = (RNG.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n), (n,)))
+        a, b = np.asarray(a, order=order), np.asarray(b, order=order)
+        value = arg(0, dtypes.float32) + arg(1, dtypes.float32)
+        expected = emulated(fake, Grid(1, 1), a, b) + bias if k else np.broadcast_to(bias, (m, n)) + np.float32(0)
+        for symbolic in (False, True):
+            run = lambda symbolic=symbolic: multiply(  # noqa: E731
+                a, b, operands=[bias], epilogue=(value,), constant=constant, symbolic=symbolic
+            )[0]
+            assert_same(run(), expected)
+        cut = Blocking(6, 10, 6, 2, 1, True, not constant)
+        monkeypatch.setattr(gemm, "blocking", lambda *_: cut)
+        assert_same(run(), expected)
+        monkeypatch.setattr(gemm, "blocking", units_blocking)
+    long = value
+    for factor in range(8):
+        long = apply("max", long * const(0.5, dtypes.float32), value) - const(factor, dtypes.float32)
+    a, b, bias = (RNG.standard_normal(s).astype(np.float32) for s in ((8, 4), (4, 12), (12,)))
+    multiply(a, b, operands=[bias], epilogue=(long,), constant=constant)
+
+
+def test_odd_panels_gather_windows(fake: MatrixUnit) -> None:
+    x = RNG.integers(-4, 4, (1, 5, 5, 3)).astype(np.float32)
+    b = RNG.integers(-4, 4, (27, 8)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    columns = np.stack([padded[0, i : i + 5, j : j + 5] for i in range(3) for j in range(3)], 2).reshape(25, 27)
+    params = [value for value in (5, 3, 1, 1, 1, 5) for _ in range(2)]
+    found = multiply(x, b, constant=True, window=2, params=params, shape=(25, 8))[0]
+    assert_same(found, columns @ b)
+
+
+units_blocking = gemm.blocking
