@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from compiler import dtypes
 from compiler.dtypes import DType
@@ -61,14 +62,15 @@ _CONSTANTS = {
 }
 
 
-def parts(name: str, form: Format, count: int) -> list[float]:
+@lru_cache
+def parts(name: str, form: Format, count: int) -> tuple[float, ...]:
     """A constant as an unevaluated sum of `count` floats of the format, largest first."""
     rest = Fraction(_CONSTANTS[name], 1 << 240)
-    found = []
+    found: list[float] = []
     for _ in range(count):
         found.append(round_fraction(rest, form.bits))
         rest -= Fraction(found[-1])
-    return found
+    return tuple(found)
 
 
 def round_fraction(value: Fraction, bits: int) -> float:

@@ -126,7 +126,7 @@ def polynomials(bits: int) -> dict[str, list[float]]:
     found["EXPM1"] = polynomial(lambda r: (mp.exp(r) - 1 - r) / r**2, lambda r: r**2 / mp.expm1(r), -0.5, 0.5, bits)
     found["EXP2"] = polynomial(lambda r: (mp.mpf(2) ** r - 1) / r, lambda r: r / mp.mpf(2) ** r, -0.5, 0.5, bits)
     found["ACOSH"] = polynomial(
-        lambda t: mp.acosh(1 + t) / mp.sqrt(2 * t), lambda t: mp.sqrt(2 * t) / mp.acosh(1 + t), 0, 1, bits
+        lambda t: (mp.acosh(1 + t) / mp.sqrt(2 * t) - 1) / t, lambda t: t * mp.sqrt(2 * t) / mp.acosh(1 + t), 0, 1, bits
     )
     found["COS"] = polynomial(
         lambda z: (mp.cos(mp.sqrt(z)) - 1 + z / 2) / z**2, lambda z: z**2 / mp.cos(mp.sqrt(z)), 0, quarter, bits

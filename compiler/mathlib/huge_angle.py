@@ -12,6 +12,7 @@ from itertools import pairwise
 from compiler import dtypes
 from compiler.expr import Expr, apply, bitcast, cast, const
 from compiler.mathlib.arithmetic import (
+    DOUBLE,
     absolute,
     choose,
     equal,
@@ -49,10 +50,10 @@ def _low(x: Expr) -> Expr:
     return apply("and", x, _word(0xFFFF_FFFF))
 
 
-def reduce_huge(x: Expr) -> tuple[Expr, Expr, Expr | None]:
-    """Quadrant and remainder of x by pi/2, |remainder| <= pi/4, for |x| >= 2^16; NaN for infinite and NaN x.
+def reduce_huge(x: Expr) -> tuple[Expr, Expr, Expr]:
+    """(quadrant, r, low) of x by pi/2: a 64-bit integer and two float64, |r| <= pi/4, for |x| >= 2^16.
 
-    Gives (quadrant as integer of the format's width, remainder, what the remainder lacks: None in float32).
+    float32 angles need only three 32-bit limbs of the window. r is NaN for infinite and NaN x.
     """
     form = format_of(x)
     single = form.bits == 24
@@ -64,14 +65,13 @@ def reduce_huge(x: Expr) -> tuple[Expr, Expr, Expr | None]:
     largest = 2 * form.bias - (form.bias + form.stored + 2 - _PADDING)
     product = _multiply(mantissa, _window(start, largest, 3 if single else 6), single)
     quadrant, fraction, fraction_low = _split(product)
-    high, low = parts("half_pi", format_of(fraction), 2)
+    high, low = parts("half_pi", DOUBLE, 2)
     angle, error = two_product(fraction, number(high, fraction))
     angle, angle_low = fast_two_sum(angle, fma(fraction, low, fma(fraction_low, high, error)))
     negative = less(x, 0.0)
-    quadrant = cast(choose(negative, -quadrant, quadrant), form.integer)
-    finite = less(absolute(x), float("inf"))
-    remainder = choose(finite, cast(choose(negative, -angle, angle), form.dtype), float("nan"))
-    return quadrant, remainder, None if single else choose(negative, -angle_low, angle_low)
+    quadrant = cast(choose(negative, -quadrant, quadrant), dtypes.int64)
+    angle = choose(less(absolute(x), float("inf")), choose(negative, -angle, angle), float("nan"))
+    return quadrant, angle, choose(negative, -angle_low, angle_low)
 
 
 def _window(start: Expr, largest: int, limbs: int) -> list[Expr]:

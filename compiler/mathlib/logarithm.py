@@ -126,7 +126,8 @@ def acosh(x: Expr) -> Expr:
     """log(x + sqrt(x^2 - 1)); NaN below 1."""
     form = format_of(x)
     above = x - 1.0
-    near = apply("sqrt", above + above) * horner(above, form.table("ACOSH"))
+    leading = apply("sqrt", above + above)
+    near = fma(leading * above, horner(above, form.table("ACOSH")), leading)
     root = choose(greater(x, 2.0**form.bits), x, apply("sqrt", fma(x, x, -1.0)))
     half, error = fast_two_sum(x * 0.5, root * 0.5)
     return choose(less(x, 2.0), near, log_of_sum(half, error, 1))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from compiler.expr import Expr, apply, bitcast
+from compiler.expr import Expr, apply, bitcast, cast
 from compiler.mathlib.arithmetic import (
+    DOUBLE,
+    SINGLE,
     absolute,
     choose,
     equal,
@@ -28,7 +30,7 @@ Angle = tuple[Expr, Expr, Expr | None]
 
 def _by_angle(x: Expr, function: Callable[[Angle], Expr]) -> Expr:
     common = function(_reduce(x))
-    rare = function(reduce_huge(x))
+    rare = function(_reduce_huge(x))
     return apply("unlikely", greater(absolute(x), FAST_LIMIT), rare, common)
 
 
@@ -47,6 +49,12 @@ def _reduce(x: Expr) -> Angle:
     return quadrant, *fast_two_sum(second, fma(k, -low, lost))
 
 
+def _reduce_huge(x: Expr) -> Angle:
+    form = format_of(x)
+    quadrant, r, low = reduce_huge(x)
+    return cast(quadrant, form.integer), cast(r, form.dtype), None if form.bits == 24 else low
+
+
 def sin(x: Expr) -> Expr:
     """The sine of an angle in radians."""
     return choose(equal(x, 0.0), x, _by_angle(x, lambda angle: _wave(angle, 0)))
@@ -60,9 +68,12 @@ def cos(x: Expr) -> Expr:
 def _wave(angle: Angle, turn: int) -> Expr:
     quadrant, r, low = angle
     quadrant = quadrant + turn if turn else quadrant
-    odd = equal(apply("and", quadrant, number(1, quadrant)), 1)
-    value = choose(odd, _cosine(r, low), _sine(r, low))
+    value = choose(_is_odd(quadrant), _cosine_tail(r, low) + 1.0, r + _sine_tail(r, low))
     return _negate_where(value, quadrant)
+
+
+def _is_odd(quadrant: Expr) -> Expr:
+    return equal(apply("and", quadrant, number(1, quadrant)), 1)
 
 
 def _negate_where(value: Expr, quadrant: Expr) -> Expr:
@@ -86,37 +97,31 @@ def _cosine_tail(r: Expr, low: Expr | None) -> Expr:
     return tail if low is None else fma(-r, low, tail)
 
 
-def _sine(r: Expr, low: Expr | None) -> Expr:
-    return r + _sine_tail(r, low)
-
-
-def _cosine(r: Expr, low: Expr | None) -> Expr:
-    return _cosine_tail(r, low) + 1.0
-
-
 def tan(x: Expr) -> Expr:
-    """The tangent of an angle in radians."""
-    value = _by_angle(x, _tangent_single if format_of(x).bits == 24 else _tangent_double)
+    """The tangent of an angle in radians; float32 computes in float64."""
+    if format_of(x).bits == 53:
+        value = _by_angle(x, _tangent)
+    else:
+        common = _short_tangent(_reduce(cast(x, DOUBLE.dtype)))
+        rare = _short_tangent(reduce_huge(x))
+        value = apply("unlikely", greater(absolute(x), FAST_LIMIT), rare, common)
     return choose(equal(x, 0.0), x, value)
 
 
-def _tangent_single(angle: Angle) -> Expr:
-    """A polynomial; its inverse is corrected for what both lost."""
+def _short_tangent(angle: Angle) -> Expr:
+    """A float32 tangent of a float64 angle."""
     quadrant, r, _ = angle
     z = r * r
-    tangent, low = fast_two_sum(r, (z * r) * horner(z, format_of(r).table("TAN")))
-    odd = equal(apply("and", quadrant, number(1, quadrant)), 1)
-    inverse = number(-1.0, r) / tangent
-    rest = fma(inverse, low, fma(inverse, tangent, 1.0))
-    return choose(odd, fma(rest, inverse, inverse), tangent)
+    tangent = fma(z * r, horner(z, SINGLE.table("TAN")), r)
+    return cast(choose(_is_odd(quadrant), number(-1.0, r) / tangent, tangent), SINGLE.dtype)
 
 
-def _tangent_double(angle: Angle) -> Expr:
+def _tangent(angle: Angle) -> Expr:
     """Sine over cosine, both with what they lost, and one correction of the quotient."""
     quadrant, r, low = angle
     sine, sine_low = fast_two_sum(r, _sine_tail(r, low))
     cosine, cosine_low = fast_two_sum(number(1.0, r), _cosine_tail(r, low))
-    odd = equal(apply("and", quadrant, number(1, quadrant)), 1)
+    odd = _is_odd(quadrant)
     above, above_low = choose(odd, -cosine, sine), choose(odd, -cosine_low, sine_low)
     below, below_low = choose(odd, sine, cosine), choose(odd, sine_low, cosine_low)
     inverse = number(1.0, r) / below
