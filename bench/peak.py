@@ -77,7 +77,7 @@ def _emit(module: ir.Module, unit: MatrixUnit) -> None:
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     unit.enter(builder)
     accs = [unit.zero(builder, number) for number in range(_accumulators(unit))]
-    a, b = unit.load_a(builder, memory, I64(64)), unit.load_b(builder, memory)
+    a, b = unit.load_a(builder, memory, I64(64)), unit.load_b(builder, memory, I64(64))
     carried = accs if unit.acc_type is not None else []
 
     def step(_: ir.Value, current: list[ir.Value]) -> list[ir.Value]:

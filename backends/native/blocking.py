@@ -17,7 +17,7 @@ CHUNK_NS = 2500.0  # below this a chunk costs more in claiming and cache traffic
 CHUNKS_PER_THREAD = 4
 ITEM_CYCLES = 150.0
 PACK_CYCLES = 0.25  # per packed element
-LEAST_ROWS = 64
+LEAST_ROWS = 64  # of a block
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     mr, nr = grid.rows * unit.m, grid.columns * unit.n
     batch, m, n, k = max(product.batch, 1), max(product.m, 1), max(product.n, 1), max(product.k, 1)
     # Packing a panel pays once it is read often; in place, only whole panels with neighbours side by side will do.
-    pack_b = product.fresh_b and (not product.unit_b or m > 4 * mr)
+    pack_b = product.fresh_b and (not unit.in_place or not product.unit_b or m > 4 * mr)
     columns_ns = k * -(-n // nr) * nr / (unit.n * unit.k * 2 * GIGAHERTZ)  # one row of A against all of B
     total_ns = batch * -(-m // unit.m) * columns_ns
     chunks = min(int(total_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD) if threads > 1 else 1
@@ -74,7 +74,7 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     item_rows, item_columns = best[1], best[2]
     items = batch * -(-m // item_rows) * -(-n // item_columns)
     per_chunk = -(-items // max(1, min(chunks, items)))
-    block_rows = _block_rows(unit, product, target, item_rows, mr)
+    block_rows = _block_rows(unit, product, target, item_rows, mr, nr)
     depth = _depth(unit, product, target, nr)
     return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, pack_b, pack_b and block_rows < item_rows)
 
@@ -88,10 +88,11 @@ def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
     return -(-product.k // (blocks * unit.k)) * unit.k
 
 
-def _block_rows(unit: MatrixUnit, product: Product, target: Target, item_rows: int, mr: int) -> int:
-    """Rows of A walked for every panel of B: equal parts of an item that half of L2 holds, but enough of them that
-    B, which passes once for each block, costs little bandwidth."""
-    rows = target.l2 // 2 // max(product.k * unit.a.bytes, 1)
+def _block_rows(unit: MatrixUnit, product: Product, target: Target, item_rows: int, mr: int, nr: int) -> int:
+    """Rows of A walked for every panel of B: equal parts of an item that L2 holds beside two panels, but enough of
+    them that B, which passes once for each block, costs little bandwidth."""
+    panels = 2 * min(nr * product.k * unit.b.bytes, target.l2 // 4)  # the one in use and the next
+    rows = (target.l2 * 3 // 4 - panels) // max(product.k * unit.a.bytes, 1)
     most = max(rows // mr, LEAST_ROWS // mr, 1) * mr
     return _share(item_rows, -(-item_rows // most), mr)
 

@@ -93,8 +93,8 @@ class Epilogue:
         words, tile, tile_row, rows, columns, m, n = function.args
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         frame = Frame(builder, words)
-        full = builder.and_(columns, I64(-self.lanes))
-        rest = builder.sub(columns, full)
+        rest = builder.urem(columns, I64(self.lanes))
+        full = builder.sub(columns, rest)
         mask = tail_mask(builder, rest, self.lanes)
 
         def one_row(r: ir.Value, _: list[ir.Value]) -> list[ir.Value]:

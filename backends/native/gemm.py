@@ -23,6 +23,7 @@ from compiler.dims import Size
 from compiler.kernels import GemmSpec, KernelCall, View
 
 CACHE_LINE = 64
+PACKED_N = 256  # columns from which packing an A without unit stride along K pays
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,14 @@ class GemmKernel:
         product = Product(prod(batch), m, n, k, not spec.constant_b, spec.b_axis == "row", bool(spec.window))
         cut = blocking(unit, self.shape.grid, product, self.target, threads)
         items = cut.items(m, n, prod(batch))
-        tile, packed_b, gathered = self._scratch(cut, k)
+        tile, packed_b, gathered, packed_a = self._scratch(cut, k)
         header = {
             "items": items, "items_per_chunk": cut.items_per_chunk,
             "m_items": -(-m // cut.item_rows), "n_items": -(-n // cut.item_columns),
             "item_rows": cut.item_rows, "item_columns": cut.item_columns, "block_rows": cut.block_rows,
             "m": m, "n": n, "k": k, "depth": cut.depth, "pack_b": int(cut.pack_b), "b_offset": tile,
-            "b_step": self._panel_bytes(k) if cut.keeps_b else 0, "a_offset": tile + packed_b,
+            "b_step": self._panel_bytes(k) if cut.keeps_b else 0, "gather_offset": tile + packed_b,
+            "a_offset": tile + packed_b + gathered,
             "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0,
         }  # fmt: skip
         words: list[int | View] = [header[field] for field in HEADER]
@@ -110,10 +112,10 @@ class GemmKernel:
             words += [extent, a_batch[axis], b_batch[axis]]
             words += [size(view.strides[axis]) * view.dtype.bytes for view in members]
         chunks = max(1, -(-items // cut.items_per_chunk))
-        return Arguments(tuple(words), chunks, tile + packed_b + gathered)
+        return Arguments(tuple(words), chunks, tile + packed_b + gathered + packed_a)
 
-    def _scratch(self, cut: Blocking, k: int) -> tuple[int, int, int]:
-        """Bytes for tiles, for a packed panel of fresh B, for gathered rows of A."""
+    def _scratch(self, cut: Blocking, k: int) -> tuple[int, int, int, int]:
+        """Bytes for tiles, for packed panels of fresh B, for gathered rows of A, for packed panels of A."""
         unit, grid = self.matrix_unit, self.shape.grid
         rows = max(grid.rows * unit.m, cut.block_rows if cut.depth < k else 0)
         columns = self.width * (-(-CHAINS // grid.columns))
@@ -121,7 +123,10 @@ class GemmKernel:
         panels = -(-cut.item_columns // self.width) if cut.keeps_b else 1
         packed_b = 0 if self.spec.constant_b else panels * self._panel_bytes(k)
         gathered = (cut.block_rows * k + unit.n) * unit.a.bytes if self.spec.window else 0
-        return _lines(tile), _lines(packed_b), _lines(gathered)
+        height, deep = unit.panels(grid)[0]
+        rows = -(-cut.block_rows // height) * height if self.shape.packs_a else 0
+        packed_a = rows * -(-k // deep) * deep * unit.a.bytes
+        return _lines(tile), _lines(packed_b), _lines(gathered), _lines(packed_a)
 
     def _panel_bytes(self, k: int) -> int:
         """Bytes of one packed panel of B."""
@@ -151,23 +156,30 @@ def select(call: KernelCall, target: Target) -> GemmKernel:
     grid = unit.grid(n)
     width = grid.columns * unit.n
     narrow = -(-(n % width) // unit.n) if isinstance(n, int) and n % width else grid.columns
-    shape = Shape(grid, _row_counts(unit, grid.rows, m), narrow, small=not isinstance(m, int) or m <= GEMV_ROWS)
-    return GemmKernel(_shared(spec), unit, shape, target, reason)
+    packs_a = not unit.in_place or (spec.a_axis != "row" and not spec.window and isinstance(n, int) and n >= PACKED_N)
+    small = not isinstance(m, int) or m <= GEMV_ROWS
+    shape = Shape(grid, _row_counts(unit, grid.rows, m), narrow, small, packs_a)
+    return GemmKernel(_shared(spec, packs_a), unit, shape, target, reason)
 
 
 def _row_counts(unit: MatrixUnit, rows: int, m: Size) -> tuple[int, ...]:
     """Row counts of the micro-kernels for M rows: the grid's, then powers of two for what is left."""
-    counts = [rows * unit.m >> shift for shift in range(rows.bit_length()) if rows >> shift]
-    if not isinstance(m, int) or m == 0:
+    counts = [(rows >> shift) * unit.m for shift in range(rows.bit_length())]
+    if not isinstance(m, int):
         return tuple(counts)
-    return tuple(count for count in counts if (m >= count if count == counts[0] else m & count))
+    needed, left = [], max(m, 1)
+    for count in counts:
+        if left >= count or (count == unit.m and left):
+            needed.append(count)
+            left %= count
+    return tuple(needed)
 
 
-def _shared(spec: GemmSpec) -> GemmSpec:
-    """The spec without what does not shape this kernel's code, so that more calls share it: A is read through
+def _shared(spec: GemmSpec, packs_a: bool) -> GemmSpec:
+    """The spec without what does not shape this kernel's code, so that more calls share it: A in place is read through
     strides whatever its layout, and a packed B has forgotten its own."""
-    b_axis = "row" if spec.constant_b else spec.b_axis
-    return replace(spec, a_axis="general", b_axis=b_axis)
+    a_axis = spec.a_axis if packs_a else "general"
+    return replace(spec, a_axis=a_axis, b_axis="row" if spec.constant_b else spec.b_axis)
 
 
 def _bytes(view: View, axes: tuple[int, ...] | range, size: Callable[[Size], int]) -> list[int]:

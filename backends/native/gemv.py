@@ -27,14 +27,14 @@ def panel_groups(kernel: MacroKernel) -> ir.Value:
     columns = I64(panels * kernel.width)
 
     def group(n: ir.Value, _: Values) -> Values:
-        def call(rows: int, i: ir.Value) -> None:
+        def call(rows: int, i: ir.Value, count: ir.Value) -> None:
             what, function = kernel.micro(rows, kernel.shape.grid.columns, panels)
             m, b = builder.add(kernel.m0, i), kernel.panel_start(n, I64(0))
-            a = builder.gep(kernel.block_a, [builder.mul(i, kernel.frame.get("a_row"))])
+            a = kernel.a_address(i, I64(0))
             tile, finish = kernel.function.args[3], I1(what.direct)
             builder.call(function, [kernel.frame.words, a, b, word["k"], tile, I1(0), finish, b, m, n])
             if not what.direct:
-                arguments = [kernel.frame.words, tile, I64(what.tile_row), I64(rows), columns, m, n]
+                arguments = [kernel.frame.words, tile, I64(what.tile_row), count, columns, m, n]
                 builder.call(kernel.finish, arguments)
 
         for_row_blocks(builder, kernel.rows, tuple(r for r in kernel.shape.rows if r <= GEMV_ROWS), call)

@@ -21,25 +21,27 @@ from backends.native.gemv import panel_groups
 from backends.native.kernel import I8, I64, ArgumentReader, declare_kernel
 from backends.native.loops import Values, chunk_range, counted_loop, smaller
 from backends.native.microkernel import MicroKernel, for_row_blocks
-from backends.native.pack import define_panel_packer
+from backends.native.pack import Panel, define_panel_packer
 from backends.native.units import Grid, MatrixUnit
 from backends.native.vectors import I1
 from compiler.kernels import GemmSpec
 
 # The argument words before the operands, in order. Offsets are of scratch, in bytes.
 HEADER = ("items", "items_per_chunk", "m_items", "n_items", "item_rows", "item_columns", "block_rows", "m", "n", "k",
-          "depth", "pack_b", "b_offset", "b_step", "a_offset", "tile_step")  # fmt: skip
+          "depth", "pack_b", "b_offset", "b_step", "gather_offset", "a_offset", "tile_step")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What shapes a GEMM kernel's code besides its spec. `rows`: row counts micro-kernels exist for, descending powers
-    of two; `narrow`: columns of the micro-kernels for the last panel (the grid's own if nothing is known of it)."""
+    """What shapes a GEMM kernel's code besides its spec. `rows`: row counts micro-kernels exist for, descending;
+    `narrow`: columns of the micro-kernels for the last panel (the grid's own if nothing is known of it); `small`:
+    whether there is a path for few rows; `packs_a`: whether blocks of A are packed into panels."""
 
     grid: Grid
     rows: tuple[int, ...]
     narrow: int
     small: bool
+    packs_a: bool
 
 
 class MacroKernel:
@@ -47,7 +49,7 @@ class MacroKernel:
 
     def __init__(self, module: ir.Module, name: str, spec: GemmSpec, unit: MatrixUnit, shape: Shape) -> None:
         self.module, self.name, self.spec, self.unit, self.shape = module, name, spec, unit, shape
-        self.width = shape.grid.columns * unit.n
+        (self.height, self.a_depth), (self.width, self.b_depth) = unit.panels(shape.grid)
         self.epilogue = Epilogue.of(spec, unit.n)
         self.function = declare_kernel(module, name)
         self.builder = builder = ir.IRBuilder(self.function.append_basic_block("entry"))
@@ -73,15 +75,21 @@ class MacroKernel:
         spec, unit = self.spec, self.unit
         if spec.window:
             self.gather = define_gatherer(self.module, f"{self.name}_gather", spec.window, spec.a, unit.n)
+        if self.shape.packs_a:
+            axis = "k" if spec.window else {"row": "k", "column": "x"}.get(spec.a_axis, "")
+            panel = Panel(spec.a, self.height, self.a_depth, unit.n)
+            self.a_packer = define_panel_packer(self.module, f"{self.name}_pack_a", panel, axis)
         if not spec.constant_b:
             axis = {"row": "x", "column": "k"}.get(spec.b_axis, "")
-            self.packer = define_panel_packer(self.module, f"{self.name}_pack", spec.b, unit.n, self.width, axis)
+            panel = Panel(spec.b, self.width, self.b_depth, unit.n)
+            self.b_packer = define_panel_packer(self.module, f"{self.name}_pack_b", panel, axis)
         self.finish = self.epilogue.define(self.module, f"{self.name}_epilogue")
         self._micro: dict[str, tuple[MicroKernel, ir.Function]] = {}
 
     def micro(self, rows: int, columns: int, panels: int) -> tuple[MicroKernel, ir.Function]:
         """The micro-kernel of that size, defined on first use."""
-        what = MicroKernel(self.unit, self.epilogue, rows, columns, panels, self.width, fresh=not self.spec.constant_b)
+        fresh = not self.spec.constant_b
+        what = MicroKernel(self.unit, self.epilogue, rows, columns, panels, self.width, self.b_depth, fresh)
         if what.name not in self._micro:
             self._micro[what.name] = what, what.define(self.module, f"{self.name}_{what.name}")
         return self._micro[what.name]
@@ -98,15 +106,24 @@ class MacroKernel:
 
     def _set_frame(self) -> None:
         builder, unit, frame = self.builder, self.unit, self.frame
-        frame.set("a_k", builder.mul(self.a_k, I64(unit.k)))
-        frame.set("a_row", self.a_row)
-        self.k_padded = builder.and_(builder.add(self.word["k"], I64(unit.k - 1)), I64(-unit.k))
+        if self.shape.packs_a:
+            frame.set("a_k", I64(self.height * unit.k * unit.a.bytes))
+            frame.set("a_row", I64(self.a_depth * unit.a.bytes))
+        else:
+            frame.set("a_k", builder.mul(self.a_k, I64(unit.k)))
+            frame.set("a_row", self.a_row)
         if self.spec.constant_b:
-            self.panel_bytes = builder.mul(self.k_padded, I64(self.width * unit.b.bytes))
+            self.panel_bytes = self._panel_bytes(self.width, self.b_depth, unit.b.bytes)
             frame.set("b_panel", self.panel_bytes)
         else:
             frame.set("b_k", self.b_k)
             frame.set("b_panel", I64(self.width * unit.b.bytes))
+
+    def _panel_bytes(self, width: int, depth: int, size: int) -> ir.Value:
+        """Bytes of a packed panel: K rounded up to the panel's depth."""
+        builder = self.builder
+        blocks = builder.udiv(builder.add(self.word["k"], I64(depth - 1)), I64(depth))
+        return builder.mul(blocks, I64(width * depth * size))
 
     def _item(self, item: ir.Value, _: Values) -> Values:
         """A range of rows and columns of one matrix of the batch. M ranges are innermost: neighbours share B."""
@@ -141,13 +158,41 @@ class MacroKernel:
         return bases
 
     def _block_rows(self, a: ir.Value) -> ir.Value:
-        """The address of the block's first row of A."""
+        """The address of the block's first row of A, gathered or packed if need be."""
         builder = self.builder
-        if not self.spec.window:
-            return move(builder, a, builder.mul(self.m0, self.a_row))
+        if self.spec.window:
+            rows = move(builder, self.function.args[3], self.word["gather_offset"])
+            builder.call(self.gather, [self.window, a, self.m0, self.rows, rows])
+        else:
+            rows = move(builder, a, builder.mul(self.m0, self.a_row))
+        return self._packed_rows(rows) if self.shape.packs_a else rows
+
+    def _packed_rows(self, rows: ir.Value) -> ir.Value:
+        builder = self.builder
+        panel_bytes = self._panel_bytes(self.height, self.a_depth, self.unit.a.bytes)
         scratch = move(builder, self.function.args[3], self.word["a_offset"])
-        builder.call(self.gather, [self.window, a, self.m0, self.rows, scratch])
+
+        def panel(i: ir.Value, carried: Values) -> Values:
+            count = smaller(builder, I64(self.height), builder.sub(self.rows, i))
+            source = move(builder, rows, builder.mul(i, self.a_row))
+            builder.call(self.a_packer, [source, self.a_row, self.a_k, count, self.word["k"], carried[0]])
+            return [move(builder, carried[0], panel_bytes)]
+
+        counted_loop(builder, I64(0), self.rows, I64(self.height), [scratch], panel)
         return scratch
+
+    def a_address(self, i: ir.Value, k: ir.Value) -> ir.Value:
+        """Where row i of the block lies, from column k on (a multiple of the panels' depth where packed)."""
+        builder, unit = self.builder, self.unit
+        if not self.shape.packs_a:
+            offset = builder.add(builder.mul(i, self.a_row), builder.mul(k, self.a_k))
+            return move(builder, self.block_a, offset)
+        panel = builder.mul(
+            builder.udiv(i, I64(self.height)), self._panel_bytes(self.height, self.a_depth, unit.a.bytes)
+        )
+        row = builder.mul(builder.urem(i, I64(self.height)), I64(self.a_depth * unit.a.bytes))
+        column = builder.mul(k, I64(self.height * unit.a.bytes))
+        return move(builder, self.block_a, builder.add(panel, builder.add(row, column)))
 
     def _panels(self) -> None:
         builder, word, width = self.builder, self.word, I64(self.width)
@@ -211,8 +256,8 @@ class MacroKernel:
         first = builder.icmp_signed("==", self.m0, self.m_first)
         stale = builder.or_(first, builder.icmp_signed("==", self.word["b_step"], I64(0)))
         with builder.if_then(builder.and_(packs, stale)):
-            builder.call(self.packer, [there, self.b_n, self.b_k, valid, depth, scratch])
-        packed_step = I64(self.width * self.unit.b.bytes)
+            builder.call(self.b_packer, [there, self.b_n, self.b_k, valid, depth, scratch])
+        packed_step = I64(self.width * self.b_depth * self.unit.b.bytes)
         self.frame.set("b_k", builder.select(packs, packed_step, self.b_k))
         return builder.select(packs, scratch, there)
 
@@ -221,20 +266,18 @@ class MacroKernel:
     ) -> None:
         builder = self.builder
         whole = builder.and_(last, builder.icmp_signed("==", valid, I64(self.width)))
-        a = move(builder, self.block_a, builder.mul(k, self.a_k))
         resume = builder.icmp_signed(">", k, I64(0))
         following = move(builder, b, builder.mul(depth, I64(self.width * self.unit.b.bytes)))
 
-        def call(rows: int, i: ir.Value) -> None:
+        def call(rows: int, i: ir.Value, count: ir.Value) -> None:
             what, function = self.micro(rows // self.unit.m, columns, 1)
             tile = move(builder, self.function.args[3], builder.mul(i, self.word["tile_step"]))
-            finish = whole if what.direct else I1(0)
+            finish = builder.and_(whole, builder.icmp_signed("==", count, I64(rows))) if what.direct else I1(0)
             block = builder.udiv(i, I64(self.shape.rows[0]))
             prefetch = move(builder, following, builder.mul(builder.mul(block, depth), self.prefetch_step))
-            rows_at = move(builder, a, builder.mul(i, self.frame.get("a_row")))
-            m = builder.add(self.m0, i)
-            builder.call(function, [self.frame.words, rows_at, b, depth, tile, resume, finish, prefetch, m, n])
+            m, a = builder.add(self.m0, i), self.a_address(i, k)
+            builder.call(function, [self.frame.words, a, b, depth, tile, resume, finish, prefetch, m, n])
             with builder.if_then(builder.and_(last, builder.not_(finish))):
-                builder.call(self.finish, [self.frame.words, tile, I64(what.tile_row), I64(rows), valid, m, n])
+                builder.call(self.finish, [self.frame.words, tile, I64(what.tile_row), count, valid, m, n])
 
         for_row_blocks(builder, self.rows, self.shape.rows, call)

@@ -26,7 +26,7 @@ MICROKERNEL_TYPE = ir.FunctionType(ir.VoidType(), [FRAME, POINTER, POINTER, I64,
 @dataclass(frozen=True)
 class MicroKernel:
     """A grid of `rows` mma rows and `columns` mma columns in each of `panels` neighbouring B panels, `width` elements
-    wide each. `fresh`: B's K stride comes from the frame."""
+    wide and `depth` deep each. `fresh`: B's K stride comes from the frame."""
 
     unit: MatrixUnit
     epilogue: Epilogue
@@ -34,6 +34,7 @@ class MicroKernel:
     columns: int
     panels: int
     width: int
+    depth: int
     fresh: bool
 
     @property
@@ -118,8 +119,8 @@ class MicroKernel:
         unit, wide = self.unit, self.panels * self.columns
         row_stride, k_stride = frame.get("a_row"), frame.get("a_k")
         rows = [move(builder, a, builder.mul(row_stride, I64(i * unit.m))) for i in range(self.rows)]
-        k_bytes = self.width * unit.k * unit.b.bytes
-        b_step = frame.get("b_k") if self.fresh else I64(k_bytes)
+        group = frame.get("b_k") if self.fresh else I64(self.width * self.depth * unit.b.bytes)
+        b_step = builder.mul(group, I64(unit.k // self.depth))
         panels = [builder.mul(frame.get("b_panel"), I64(p)) for p in range(self.panels)]
         prefetch_step = frame.get("prefetch_step")
         registers = accs if unit.acc_type is not None else []
@@ -131,7 +132,8 @@ class MicroKernel:
             for j in range(wide):
                 p, column = divmod(j, self.columns)
                 base = move(builder, panel, panels[p])
-                columns.append(unit.load_b(builder, move(builder, base, I64(column * unit.n * unit.k * unit.b.bytes))))
+                offset = column * unit.n * self.depth * unit.b.bytes
+                columns.append(unit.load_b(builder, move(builder, base, I64(offset)), group))
             prefetch_line(builder, line)
             after = []
             for i in range(self.rows):
@@ -170,17 +172,25 @@ def prefetch_line(builder: ir.IRBuilder, pointer: ir.Value) -> None:
 
 
 def for_row_blocks(
-    builder: ir.IRBuilder, rows: ir.Value, counts: tuple[int, ...], body: Callable[[int, ir.Value], None]
+    builder: ir.IRBuilder, rows: ir.Value, counts: tuple[int, ...], body: Callable[[int, ir.Value, ir.Value], None]
 ) -> None:
-    """Cover `rows` rows with blocks of the given sizes, descending powers of two: the largest as often as it fits,
-    each smaller one at most once."""
+    """Cover `rows` rows with blocks of the given sizes, descending, each at most twice the next: the largest as often
+    as it fits, each smaller one at most once, and the smallest again for what is left of less than that.
+
+    `body(size, first, count)`: `count` is the size but for what is left.
+    """
 
     def largest(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        body(counts[0], i)
+        body(counts[0], i, I64(counts[0]))
         return []
 
-    counted_loop(builder, I64(0), builder.and_(rows, I64(-counts[0])), I64(counts[0]), [], largest)
-    for count in counts[1:]:
-        needed = builder.icmp_signed("!=", builder.and_(rows, I64(count)), I64(0))
+    done = builder.sub(rows, builder.urem(rows, I64(counts[0])))
+    counted_loop(builder, I64(0), done, I64(counts[0]), [], largest)
+    for size in counts[1:]:
+        needed = builder.icmp_signed("<=", builder.add(done, I64(size)), rows)
         with builder.if_then(needed):
-            body(count, builder.and_(rows, I64(-2 * count)))
+            body(size, done, I64(size))
+        done = builder.select(needed, builder.add(done, I64(size)), done)
+    if counts[-1] > 1:
+        with builder.if_then(builder.icmp_signed("<", done, rows)):
+            body(counts[-1], done, builder.sub(rows, done))

@@ -5,6 +5,7 @@ fresh. X is N for B and M for A; W and D are all a packer has to know of a unit.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from llvmlite import ir
@@ -12,7 +13,7 @@ from llvmlite import ir
 from backends.native.frame import move
 from backends.native.kernel import I64, POINTER
 from backends.native.loops import counted_loop, smaller
-from backends.native.vectors import I32, constant, llvm_type, load_vector, store_vector, tail_mask, widen
+from backends.native.vectors import I32, constant, llvm_type, load_vector, store_vector, tail_mask
 from compiler.dtypes import DType
 
 
@@ -40,19 +41,35 @@ def pack_panels(array: np.ndarray, width: int, depth: int) -> np.ndarray:
     return packed
 
 
-def define_panel_packer(module: ir.Module, name: str, dtype: DType, lanes: int, width: int, axis: str) -> ir.Function:
-    """void name(source, x stride, k stride, xs, ks, panel): one panel of `width` and depth 1.
+@dataclass(frozen=True)
+class Panel:
+    """A panel's element type, (W, D), and the vector lanes to pack it with."""
+
+    dtype: DType
+    width: int
+    depth: int
+    lanes: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one block of D along K."""
+        return self.width * self.depth * self.dtype.bytes
+
+
+def define_panel_packer(module: ir.Module, name: str, panel: Panel, axis: str) -> ir.Function:
+    """void name(source, x stride, k stride, xs, ks, panel): packs one panel.
 
     `axis` says which side of the source has unit stride: "x", "k" or "" (neither). Strides in bytes; xs <= width.
-    Columns beyond xs are zero, and nothing outside the xs * ks elements is read.
+    What lies beyond xs and ks is zero, and nothing outside the xs * ks elements is read.
     """
     kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64, I64, I64, POINTER])
     function = ir.Function(module, kind, name)
     function.linkage = "internal"
     function.attributes.add("nounwind")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    packer = _PanelPacker(builder, dtype, lanes, width, *function.args)
-    {"x": packer.rows, "k": packer.transposed, "": packer.elements}[axis]()
+    packer = _PanelPacker(builder, panel, *function.args)
+    vectors = panel.depth == 1 and panel.width % packer.lanes == 0
+    {"x": packer.rows, "k": packer.transposed, "": packer.elements}[axis if vectors else ""]()
     builder.ret_void()
     return function
 
@@ -60,10 +77,11 @@ def define_panel_packer(module: ir.Module, name: str, dtype: DType, lanes: int, 
 class _PanelPacker:
     """The bodies of panel packers, at a builder's position."""
 
-    def __init__(self, builder: ir.IRBuilder, dtype: DType, lanes: int, width: int, *arguments: ir.Value) -> None:
-        self.builder, self.dtype, self.lanes, self.width = builder, dtype, lanes, width
+    def __init__(self, builder: ir.IRBuilder, panel: Panel, *arguments: ir.Value) -> None:
+        self.builder, self.dtype, self.width, self.depth = builder, panel.dtype, panel.width, panel.depth
+        self.lanes = min(panel.lanes, panel.width)
         self.source, self.x_stride, self.k_stride, self.xs, self.ks, self.panel = arguments
-        self.row_bytes = I64(width * dtype.bytes)
+        self.row_bytes = I64(panel.width * panel.dtype.bytes)
 
     def rows(self) -> None:
         """x has unit stride: copy a row of vectors for each k."""
@@ -110,22 +128,31 @@ class _PanelPacker:
         self._elements_from(I64(0))
 
     def _elements_from(self, start: ir.Value) -> None:
-        builder = self.builder
-        zero = constant(widen(llvm_type(self.dtype), self.lanes), 0)
+        # `start` is a multiple of the depth: blocks from there on are cleared, then filled.
+        builder, element = self.builder, I64(self.dtype.bytes)
+        block = I64(self.width * self.depth)
+        zero = constant(llvm_type(self.dtype), 0)
+
+        def clear(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            builder.store(zero, self._typed(move(builder, self.panel, builder.mul(i, element))))
+            return []
 
         def one(k: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            for x in range(0, self.width, self.lanes):
-                self._store(zero, k, I64(x))
+            row = builder.mul(builder.udiv(k, I64(self.depth)), block)
+            row = builder.add(row, builder.urem(k, I64(self.depth)))
 
-            def element(x: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            def copy(x: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                offset = builder.mul(builder.add(row, builder.mul(x, I64(self.depth))), element)
                 value = builder.load(self._typed(self._address(x, k)))
-                offset = builder.add(builder.mul(k, self.row_bytes), builder.mul(x, I64(self.dtype.bytes)))
                 builder.store(value, self._typed(move(builder, self.panel, offset)))
                 return []
 
-            counted_loop(builder, I64(0), self.xs, I64(1), [], element)
+            counted_loop(builder, I64(0), self.xs, I64(1), [], copy)
             return []
 
+        blocks = builder.udiv(builder.add(self.ks, I64(self.depth - 1)), I64(self.depth))
+        first = builder.mul(builder.udiv(start, I64(self.depth)), block)
+        counted_loop(builder, first, builder.mul(blocks, block), I64(1), [], clear)
         counted_loop(builder, start, self.ks, I64(1), [], one)
 
     def _row_of_k(self, x: ir.Value, k: ir.Value) -> ir.Value:

@@ -54,18 +54,30 @@ class MatrixUnit(ABC):
         return ", ".join(feature for feature in self.requires if not target.has(feature))
 
     def grid(self, n: Size) -> Grid:
-        """The grid for products of `n` columns: the widest whose panels fit exactly, else the widest that is not
-        mostly padding; without a number the second widest, which wastes less on tails."""
+        """The grid for products of `n` columns: the cheapest by a small model of a k-step; without a number the second
+        widest, which wastes less on tails."""
         if not isinstance(n, int):
             return self.grids[min(1, len(self.grids) - 1)]
-        tiles = -(-n // self.n)
-        exact = [grid for grid in self.grids if grid.columns > 1 and tiles % grid.columns == 0]
-        fitting = exact or [grid for grid in self.grids if grid.columns <= max(tiles, 1)] or [self.grids[-1]]
-        return fitting[0]
+        tiles = max(-(-n // self.n), 1)
+        fitting = [grid for grid in self.grids if grid.columns <= tiles] or [self.grids[-1]]
+        return min(fitting, key=lambda grid: (self._cycles(grid, tiles), -grid.columns))
+
+    def _cycles(self, grid: Grid, tiles: int) -> float:
+        # A k-step of r x c takes r * c / 2 cycles and a little more, loads that wait for L2: wide grids have fewer.
+        # A single column does not cover the latency of its products. A tail needs micro-kernels of its own.
+        panels, tail = divmod(tiles, grid.columns)
+        steps = [(panels, grid.columns), (1 if tail else 0, tail)]
+        total = sum(count * (grid.rows * c / 2 + (1.0 if c == 1 else 0.15)) for count, c in steps)
+        return total + (0.3 if tail and panels else 0.0)
 
     def panels(self, grid: Grid) -> tuple[tuple[int, int], tuple[int, int]]:
         """(W, D) of the A and the B panels: [X, K] is packed as [X/W, K/D, W, D], zero padded."""
         return (grid.rows * self.m, self.k), (grid.columns * self.n, self.k)
+
+    @property
+    @abstractmethod
+    def in_place(self) -> bool:
+        """Whether A and row-major B may be read where they lie, at any strides, without padding."""
 
     @property
     @abstractmethod
@@ -93,8 +105,8 @@ class MatrixUnit(ABC):
         """The a[m, k] operand at the i8* `pointer`, its rows `row_stride` bytes apart."""
 
     @abstractmethod
-    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value | int:
-        """The b[k, n] operand at the i8* `pointer` into a panel."""
+    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> ir.Value | int:
+        """The b[k, n] operand at the i8* `pointer` into a panel; groups of D rows are `group_stride` bytes apart."""
 
     @abstractmethod
     def mma(self, builder: ir.IRBuilder, acc: ir.Value | int, a: ir.Value | int, b: ir.Value | int) -> ir.Value | int:

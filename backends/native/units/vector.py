@@ -18,6 +18,10 @@ class VectorUnit(MatrixUnit):
     """acc[n] = fma(a, b[n], acc[n]): m and k are 1, n the lanes of a register."""
 
     @property
+    def in_place(self) -> bool:
+        return True
+
+    @property
     def acc_type(self) -> ir.Type:
         return ir.VectorType(llvm_type(self.acc), self.n)
 
@@ -38,7 +42,7 @@ class VectorUnit(MatrixUnit):
         element = builder.load(builder.bitcast(pointer, llvm_type(self.a).as_pointer()), align=self.a.bytes)
         return splat(builder, element, self.n)
 
-    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
+    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> ir.Value:
         return builder.load(builder.bitcast(pointer, self.acc_type.as_pointer()), align=self.b.bytes)
 
     def mma(self, builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:

@@ -1,0 +1,80 @@
+"""Blocking: a pure function whose items cover the product, in whole panels, and share it evenly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from backends.native.blocking import Product, blocking
+from backends.native.target import named
+from backends.native.units import select
+from compiler import dtypes
+
+TARGET = replace(named("x86-64-v4"), l1=48 << 10, l2=1 << 20, l3=16 << 20)
+UNIT = select(TARGET, *[dtypes.float32] * 3)[0]
+SHAPES = [(1, 1, 1), (0, 5, 3), (5, 0, 3), (128, 768, 768), (128, 768, 3072), (3136, 64, 576), (1, 30522, 768),
+          (4096, 4096, 4096), (7, 13, 5000), (100_000, 3, 2)]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("batch", [1, 12, 0])
+def test_items_are_whole_panels_that_cover_the_product(shape: tuple[int, int, int], threads: int, batch: int) -> None:
+    m, n, k = shape
+    grid = UNIT.grid(n)
+    for fresh in (False, True):
+        cut = blocking(UNIT, grid, Product(batch, m, n, k, fresh, True, False), TARGET, threads)
+        assert cut.item_rows % grid.rows == 0 and cut.block_rows % grid.rows == 0
+        assert cut.item_columns % (grid.columns * UNIT.n) == 0
+        assert cut.depth > 0 and cut.items_per_chunk > 0 and cut.block_rows > 0
+        rows, columns = -(-m // cut.item_rows), -(-n // cut.item_columns)
+        assert cut.items(m, n, batch) == batch * rows * columns
+        assert fresh or not (cut.pack_b or cut.keeps_b)
+
+
+def cut_of(m: int, n: int, k: int, threads: int, batch: int = 1, fresh: bool = False):
+    """Chunks and blocking of a product."""
+    product = Product(batch, m, n, k, fresh, True, False)
+    cut = blocking(UNIT, UNIT.grid(n), product, TARGET, threads)
+    return -(-cut.items(m, n, batch) // cut.items_per_chunk), cut
+
+
+def test_small_work_stays_one_chunk() -> None:
+    for m, n, k in ((1, 128, 64), (1, 128, 128), (8, 64, 64)):
+        assert cut_of(m, n, k, 8)[0] == 1
+
+
+def test_large_work_is_shared_evenly() -> None:
+    for shape in (
+        (128, 768, 768),
+        (128, 3072, 768),
+        (1024, 1024, 1024),
+        (3136, 64, 64),
+        (12544, 64, 147),
+        (49, 512, 2048),
+    ):
+        for threads in (2, 4):
+            chunks, cut = cut_of(*shape, threads)
+            work = shape[0] * shape[1]
+            turns = -(-chunks // threads)
+            assert turns * min(cut.item_rows, shape[0]) * min(cut.item_columns, shape[1]) <= 1.15 * work / threads
+
+
+def test_a_batch_is_cut_between_its_matrices() -> None:
+    chunks, cut = cut_of(128, 128, 64, 2, batch=24)
+    assert 2 <= chunks <= 8 and cut.item_rows >= 128 and cut.item_columns >= 128
+
+
+def test_k_is_not_cut_while_a_panel_stays_in_l2() -> None:
+    assert cut_of(128, 768, 3072, 1)[1].depth == 3072
+    cut = cut_of(128, 768, 10_000, 1)[1]
+    assert cut.depth == 2500
+
+
+def test_the_size_of_l2_decides_the_rows_of_a_block() -> None:
+    rows = [
+        blocking(UNIT, UNIT.grid(1024), Product(1, 4096, 1024, 1024, False, True, False), replace(TARGET, l2=size), 1)
+        for size in (1 << 20, 4 << 20)
+    ]
+    assert rows[0].block_rows < rows[1].block_rows
