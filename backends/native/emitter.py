@@ -69,7 +69,8 @@ class ExprEmitter:
 
     `leaf` gives the value of arg, index, stat, kept and extent leaves: a register vector of `lanes` elements, or a
     scalar, which is splatted. One emitter serves one straight-line region: what it has emitted must dominate what
-    it will emit, so a loop body needs an emitter of its own.
+    it will emit, so a loop body needs an emitter of its own. Emitting may open basic blocks (`unlikely`, float `rem`):
+    afterwards the builder stands at the end of the last one.
     """
 
     def __init__(self, builder: ir.IRBuilder, lanes: int, leaf: Callable[[Expr], ir.Value]) -> None:
@@ -175,7 +176,7 @@ class ExprEmitter:
         if op in ("div", "rem"):
             return wrap_narrow(builder, self._divide(op, operands, dtype), dtype)
         if op in ("shl", "shr"):
-            return wrap_narrow(builder, self._shift(op, operands, dtype), dtype)
+            return wrap_narrow(builder, self._shift(node, operands), dtype)
         if op == "abs":
             negative = builder.neg(operands[0])
             flip = compare("<", operands[0], constant(operands[0].type, 0))
@@ -212,10 +213,12 @@ class ExprEmitter:
             return quotient
         return builder.select(by_zero, zero, builder.sub(a, builder.mul(quotient, b)))
 
-    def _shift(self, op: str, operands: list[ir.Value], dtype: DType) -> ir.Value:
-        builder, (x, count), kind = self.builder, operands, operands[0].type
-        inside = builder.icmp_unsigned("<", count, constant(kind, dtype.bits))
-        if op == "shr" and dtype.kind == "int":
-            return builder.ashr(x, builder.select(inside, count, constant(kind, dtype.bits - 1)))
-        shifted = (builder.shl if op == "shl" else builder.lshr)(x, count)
-        return builder.select(inside, shifted, constant(kind, 0))
+    def _shift(self, node: Expr, operands: list[ir.Value]) -> ir.Value:
+        builder, (x, count), dtype = self.builder, operands, node.dtype
+        shift = builder.shl if node.op == "shl" else builder.ashr if dtype.kind == "int" else builder.lshr
+        if node.args[1].op == "const" and 0 <= node.args[1].value < dtype.bits:
+            return shift(x, count)
+        inside = builder.icmp_unsigned("<", count, constant(x.type, dtype.bits))
+        if node.op == "shr" and dtype.kind == "int":
+            return shift(x, builder.select(inside, count, constant(x.type, dtype.bits - 1)))
+        return builder.select(inside, shift(x, count), constant(x.type, 0))
