@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from typing import Any
 
 from bench.compare import Timing, ratio
 from bench.contest import Call, hold, prepare
@@ -17,7 +18,7 @@ from bench.workload import load, present
 
 PERIOD = 0.01  # seconds between two calls
 CALLS = 20  # a round and contestant
-SPARSE = {"sizes": (512, 512, 512), "batch": 8}
+SPARSE: dict[str, Any] = {"sizes": (512, 512, 512), "batch": 8}
 
 
 def sparse_race(contestants: dict[str, Call], rounds: int) -> dict[str, Timing]:

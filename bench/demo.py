@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def show_errors(encoders: dict[str, Encoder], module: Any, inputs: tuple[Any, ..
 
 def show_latency(encoders: dict[str, Encoder], inputs: tuple[Any, ...]) -> None:
     """Median latency of interleaved rounds, and how long sansuan took beside each."""
-    timings: dict[str, Timing] = race({name: lambda f=encode: f(*inputs) for name, encode in encoders.items()})
+    timings: dict[str, Timing] = race({name: partial(encode, *inputs) for name, encode in encoders.items()})
     ours = timings["sansuan from ONNX"]
     rows = [
         [name, seconds(timing.median), f"{timing.spread:.0%}", str(ratio(ours, timing))]
@@ -123,7 +124,7 @@ def show_ledger(program: Any) -> None:
     print("\n" + table(f"Ledger: {len(ledger)} nodes, {sizes}", ["unit  kernel or reason", "nodes", "runs"], rows))
     columns = ("node", "op", "kernel", "unit", "in_dtype", "acc_dtype", "out_dtype", "runs")
     first = [[str(getattr(row, column)) for column in columns] for row in ledger[:LEDGER_ROWS]]
-    print("\n" + table(f"Its first {len(first)} rows", columns, first))
+    print("\n" + table(f"Its first {len(first)} rows", columns, first, left=len(columns) - 1))
 
 
 if __name__ == "__main__":

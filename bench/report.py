@@ -40,15 +40,16 @@ class Report:
             file.write(text)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Text columns: the first left-aligned, the others right-aligned."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Text columns: the first `left` of them left-aligned, the others right-aligned."""
     widths = [max(_width(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
     lines = [title] if title else []
     for row in (columns, ["-" * width for width in widths], *rows):
-        cells = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
-        lines.append(
-            "  ".join([row[0] + cells[0], *(pad + cell for pad, cell in zip(cells[1:], row[1:], strict=True))])
-        )
+        cells = []
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            padding = " " * (width - _width(cell))
+            cells.append(cell + padding if i < left else padding + cell)
+        lines.append("  ".join(cells))
     return "\n".join(line.rstrip() for line in lines)
 
 
