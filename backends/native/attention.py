@@ -57,7 +57,7 @@ class AttentionKernel:
     def shape(self) -> Shape:
         """Rows, panel width and block of the products."""
         unit = self._choice[0]
-        fitting = [grid for grid in unit.grids if LANES % (grid.columns * unit.n) == 0]
+        fitting = [grid for grid in unit.grids if LANES % (grid.columns * unit.n) == 0] or unit.grids[-1:]
         return Shape(unit, fitting[0].rows * unit.m, fitting[0].columns, self.target.l2 // 4)
 
     def emit(self, module: ir.Module) -> None:
@@ -82,7 +82,7 @@ class AttentionKernel:
         items = matrices * segments
         per_chunk = rows_per_chunk(items, self._item_ns(segment_rows, keys, head + values), threads)
 
-        score_row = -(-keys // LANES) * LANES * spec.acc.bytes
+        score_row = max(-(-keys // step) * step for step in (LANES, shape.width)) * spec.acc.bytes
         block_rows = shape.block_rows(segment_rows, score_row)
         sizes = [
             -(-keys // shape.width) * shape.width * head * spec.dtype.bytes,

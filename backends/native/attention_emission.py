@@ -14,7 +14,7 @@ from backends.native.frame import move
 from backends.native.hoist import Hoisted
 from backends.native.kernel import I64, ArgumentReader, declare_kernel
 from backends.native.loops import Odometer, Values, chunk_range, counted_loop, round_down, smaller
-from backends.native.pack import define_panel_packer
+from backends.native.pack import Panel, define_panel_packer
 from backends.native.units import MatrixUnit
 from backends.native.vectors import (
     constant,
@@ -62,9 +62,9 @@ class AttentionEmission:
         function = declare_kernel(module, name)
         _, _, self.chunk, self.scratch = function.args
         self.builder = ir.IRBuilder(function.append_basic_block("entry"))
-        lanes = self.lanes
-        self.pack_k = define_panel_packer(module, f"{name}_pack_k", spec.dtype, lanes, shape.width, "k")
-        self.pack_v = define_panel_packer(module, f"{name}_pack_v", spec.dtype, lanes, shape.width, "x")
+        panel = Panel(spec.dtype, shape.width, 1, self.lanes)
+        self.pack_k = define_panel_packer(module, f"{name}_pack_k", panel, "k")
+        self.pack_v = define_panel_packer(module, f"{name}_pack_v", panel, "x")
         self.product = define_product(module, f"{name}_product", shape.unit, shape.rows, shape.columns)
         self._read_arguments(ArgumentReader(self.builder, function))
 

@@ -22,12 +22,16 @@ def define_product(module: ir.Module, name: str, unit: MatrixUnit, rows: int, co
     function.attributes.add("nounwind")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     a, a_row, valid, b, depth, out, out_row = function.args
+    panel_row = I64(columns * unit.n * unit.b.bytes)
     last = builder.sub(valid, I64(1))
     starts = [move(builder, a, builder.mul(smaller(builder, I64(i), last), a_row)) for i in range(rows)]
 
     def step(k: ir.Value, sums: Values) -> Values:
-        panel = move(builder, b, builder.mul(k, I64(columns * unit.n * unit.b.bytes)))
-        vectors = [unit.load_b(builder, move(builder, panel, I64(j * unit.n * unit.b.bytes))) for j in range(columns)]
+        panel = move(builder, b, builder.mul(k, panel_row))
+        vectors = [
+            unit.load_b(builder, move(builder, panel, I64(j * unit.n * unit.b.bytes)), panel_row)
+            for j in range(columns)
+        ]
         offset = builder.mul(k, I64(unit.a.bytes))
         after = []
         for i, start in enumerate(starts):
