@@ -13,6 +13,7 @@ from llvmlite import ir
 from backends.native.frame import move
 from backends.native.kernel import I64, POINTER
 from backends.native.loops import counted_loop, smaller
+from backends.native.memory import aligned_zeros
 from backends.native.vectors import I32, constant, llvm_type, load_vector, store_vector, tail_mask
 from compiler.dtypes import DType
 
@@ -21,7 +22,7 @@ def pack_panels(array: np.ndarray, width: int, depth: int) -> np.ndarray:
     """[..., X, K] as [..., X/W, K/D, W, D] (X and K rounded up), C-contiguous."""
     *outer, x, k = array.shape
     panels, blocks = -(-x // width), -(-k // depth)
-    packed = np.zeros((*outer, panels, blocks, width, depth), array.dtype)
+    packed = aligned_zeros((*outer, panels, blocks, width, depth), array.dtype)
     whole, rest = x // width, x % width
     deep, shallow = k // depth, k % depth
 

@@ -31,6 +31,7 @@ class Weights:
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self._source: Mapping[str, np.ndarray] = weights
         self._packed: dict[str, _Packed] = {}
+        self._wanted: dict[str, tuple[NativeKernel, KernelCall, int]] = {}
         self.plain: dict[str, np.ndarray] = {}
         self.addresses: dict[str, int] = {}
 
@@ -40,7 +41,7 @@ class Weights:
         return sum(p.array.nbytes for p in self._packed.values()) + sum(a.nbytes for a in self.plain.values())
 
     def prepare(self, kernel: NativeKernel, call: KernelCall) -> KernelCall:
-        """Pack what the kernel wants packed. The call returned reads the packed forms, under names of their own."""
+        """Note what the kernel wants packed. The call returned reads the packed forms, under names of their own."""
         wanted = kernel.packed_reads(call)
         if not wanted:
             return call
@@ -48,14 +49,24 @@ class Weights:
         for read in wanted:
             view = reads[read]
             name = f"{view.buffer}|{view.shape}|{view.strides}|{view.offset}|{kernel.pack_key(call, read)}"
-            if name not in self._packed:
-                array = kernel.pack(call, read, _window(self._source[view.buffer], view))
-                if not array.flags.c_contiguous or array.ctypes.data % ALIGNMENT or not array.flags.writeable:
-                    array = aligned_copy(array)
-                self._packed[name] = _Packed(kernel, call, read, array)
-                self.addresses[name] = array.ctypes.data
+            self._wanted.setdefault(name, (kernel, call, read))
             reads[read] = replace(view, buffer=name, offset=0)
         return replace(call, reads=tuple(reads))
+
+    def pack(self, name: str) -> None:
+        """Make the packed form of that name. Forms may be made by several threads at once."""
+        kernel, call, read = self._wanted[name]
+        view = call.reads[read]
+        array = kernel.pack(call, read, _window(self._source[view.buffer], view))
+        if not array.flags.c_contiguous or array.ctypes.data % ALIGNMENT or not array.flags.writeable:
+            array = aligned_copy(array)
+        self._packed[name] = _Packed(kernel, call, read, array)
+        self.addresses[name] = array.ctypes.data
+
+    @property
+    def wanted(self) -> list[str]:
+        """The packed forms to be made."""
+        return list(self._wanted)
 
     def keep(self, names: set[str]) -> None:
         """Keep these weights readable as they are, and let go of the rest."""

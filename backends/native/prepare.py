@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,10 +36,14 @@ def prepare(lowered: Lowered, target: Target, threads: int, cache: ObjectCache |
     """Compile what is not compiled yet and pack the weights. Raises TargetError if this machine lacks the target."""
     kernels = [select(call, target) if isinstance(call, KernelCall) else None for call in lowered.calls]
     calls = tuple(zip(lowered.calls, kernels, strict=True))
-    addresses = library(target).load(
-        [(kernel, call.spec) for call, kernel in calls if kernel is not None and isinstance(call, KernelCall)], cache
-    )
+    specs = [(kernel, call.spec) for call, kernel in calls if kernel is not None and isinstance(call, KernelCall)]
     weights = Weights(lowered.weights)
+    packed = {call: weights.prepare(kernel, call) for call, kernel in calls if kernel and isinstance(call, KernelCall)}
+    with ThreadPoolExecutor(threads) as pool:  # NumPy packs while LLVM compiles: both leave the GIL alone
+        made = [pool.submit(weights.pack, name) for name in weights.wanted]
+        addresses = library(target).load(specs, cache)
+        for future in made:
+            future.result()
     counters = np.zeros(max(len(calls), 1), np.int64)
     groups: list[list[PlannedCall] | HostCall] = [[]]
     host_counters: dict[HostCall, int] = {}
@@ -48,9 +53,7 @@ def prepare(lowered: Lowered, target: Target, threads: int, cache: ObjectCache |
             host_counters[call] = number
             continue
         assert kernel is not None
-        planned = PlannedCall(
-            weights.prepare(kernel, call), kernel, addresses[kernel.name], counters.ctypes.data + 8 * number
-        )
+        planned = PlannedCall(packed[call], kernel, addresses[kernel.name], counters.ctypes.data + 8 * number)
         last = groups[-1]
         assert isinstance(last, list)
         last.append(planned)
