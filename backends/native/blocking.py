@@ -82,7 +82,7 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
 def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
     """The K block: all of K while a B panel stays in L2 beside the stream of A, else K in equal parts."""
     most = max(unit.k, int(0.6 * target.l2) // (nr * unit.b.bytes))
-    if product.gathers or product.k <= most:
+    if product.k <= most:
         return max(product.k, 1)
     blocks = -(-product.k // most)
     return -(-product.k // (blocks * unit.k)) * unit.k

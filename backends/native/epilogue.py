@@ -75,13 +75,9 @@ class Epilogue:
         for value, (operand, offset) in zip(values, row[len(self.inputs) :], strict=True):
             operand.store(builder, value, offset, column, mask)
 
-    def row(self, frame: Frame, m: ir.Value) -> list[tuple[Operand, ir.Value]]:
-        """Every member with the byte offset of row `m`."""
-        found = []
-        for number, member in enumerate(self.members):
-            operand, stride = frame.operand(number, member)
-            found.append((operand, frame.builder.mul(m, stride)))
-        return found
+    def operands(self, frame: Frame) -> list[tuple[Operand, ir.Value]]:
+        """Every member with its row stride in bytes, read from the frame."""
+        return [frame.operand(number, member) for number, member in enumerate(self.members)]
 
     def define(self, module: ir.Module, name: str) -> ir.Function:
         """void name(frame, tile, tile row bytes, rows, columns, m, n): the epilogue of a tile whose first element is
@@ -96,9 +92,10 @@ class Epilogue:
         rest = builder.urem(columns, I64(self.lanes))
         full = builder.sub(columns, rest)
         mask = tail_mask(builder, rest, self.lanes)
+        operands = self.operands(frame)
 
         def one_row(r: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            row = self.row(frame, builder.add(m, r))
+            row = row_of(builder, operands, builder.add(m, r))
             start = move(builder, tile, builder.mul(r, tile_row))
 
             def vector(c: ir.Value, lanes_on: ir.Value | None) -> list[ir.Value]:
@@ -115,3 +112,10 @@ class Epilogue:
         counted_loop(builder, I64(0), rows, I64(1), [], one_row)
         builder.ret_void()
         return function
+
+
+def row_of(
+    builder: ir.IRBuilder, operands: Sequence[tuple[Operand, ir.Value]], m: ir.Value
+) -> list[tuple[Operand, ir.Value]]:
+    """The operands with the byte offset of row `m` instead of their row stride."""
+    return [(operand, builder.mul(m, stride)) for operand, stride in operands]

@@ -69,6 +69,8 @@ class Frame:
 
 def move(builder: ir.IRBuilder, pointer: ir.Value, offset: ir.Value) -> ir.Value:
     """The i8* `pointer` moved by `offset` bytes."""
+    if isinstance(offset, ir.Constant) and offset.constant == 0:
+        return pointer
     return builder.gep(pointer, [offset])
 
 

@@ -119,7 +119,7 @@ class GemmKernel:
         unit, grid = self.matrix_unit, self.shape.grid
         rows = max(grid.rows * unit.m, cut.block_rows if cut.depth < k else 0)
         columns = self.width * (-(-CHAINS // grid.columns))
-        tile = max(rows * self.width, GEMV_ROWS * columns) * unit.acc.bytes
+        tile = max(rows * self.width, columns) * unit.acc.bytes
         panels = -(-cut.item_columns // self.width) if cut.keeps_b else 1
         packed_b = 0 if self.spec.constant_b else panels * self._panel_bytes(k)
         gathered = (cut.block_rows * k + unit.n) * unit.a.bytes if self.spec.window else 0
@@ -157,7 +157,7 @@ def select(call: KernelCall, target: Target) -> GemmKernel:
     width = grid.columns * unit.n
     narrow = -(-(n % width) // unit.n) if isinstance(n, int) and n % width else grid.columns
     packs_a = not unit.in_place or (spec.a_axis != "row" and not spec.window and isinstance(n, int) and n >= PACKED_N)
-    small = not isinstance(m, int) or m <= GEMV_ROWS
+    small = unit.m == 1 and (not isinstance(m, int) or m <= GEMV_ROWS)
     shape = Shape(grid, _row_counts(unit, grid.rows, m), narrow, small, packs_a)
     return GemmKernel(_shared(spec, packs_a), unit, shape, target, reason)
 

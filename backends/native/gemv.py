@@ -10,13 +10,12 @@ from llvmlite import ir
 
 from backends.native.kernel import I64
 from backends.native.loops import Values, counted_loop, when
-from backends.native.microkernel import for_row_blocks
 from backends.native.vectors import I1
 
 if TYPE_CHECKING:
     from backends.native.macrokernel import MacroKernel
 
-GEMV_ROWS = 3  # from four rows on, one panel has chains enough
+GEMV_ROWS = 3  # from four rows on, one panel has chains enough; fewer are multiplied one by one
 CHAINS = 8  # latency times throughput of a vector unit's multiply-add
 
 
@@ -27,17 +26,19 @@ def panel_groups(kernel: MacroKernel) -> ir.Value:
     columns = I64(panels * kernel.width)
 
     def group(n: ir.Value, _: Values) -> Values:
-        def call(rows: int, i: ir.Value, count: ir.Value) -> None:
-            what, function = kernel.micro(rows, kernel.shape.grid.columns, panels)
+        def row(i: ir.Value, _: Values) -> Values:
+            what, function = kernel.micro(1, kernel.shape.grid.columns, panels)
             m, b = builder.add(kernel.m0, i), kernel.panel_start(n, I64(0))
             a = kernel.a_address(i, I64(0))
             tile, finish = kernel.function.args[3], I1(what.direct)
             builder.call(function, [kernel.frame.words, a, b, word["k"], tile, I1(0), finish, b, m, n])
             if not what.direct:
-                arguments = [kernel.frame.words, tile, I64(what.tile_row), count, columns, m, n]
+                arguments = [kernel.frame.words, tile, I64(what.tile_row), I64(1), columns, m, n]
                 builder.call(kernel.finish, arguments)
 
-        for_row_blocks(builder, kernel.rows, tuple(r for r in kernel.shape.rows if r <= GEMV_ROWS), call)
+            return []
+
+        counted_loop(builder, I64(0), kernel.rows, I64(1), [], row)
         return []
 
     def all_groups() -> Values:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from backends.native.epilogue import Epilogue
+from backends.native.epilogue import Epilogue, row_of
 from backends.native.frame import FRAME, Frame, move
 from backends.native.kernel import I32, I64, POINTER
 from backends.native.loops import counted_loop, when
@@ -148,10 +148,10 @@ class MicroKernel:
     def _finish(
         self, builder: ir.IRBuilder, frame: Frame, accs: list[ir.Value | int], m: ir.Value, n: ir.Value
     ) -> None:
-        unit = self.unit
+        unit, operands = self.unit, self.epilogue.operands(frame)
         for i in range(self.rows):
             for r in range(unit.m):
-                row = self.epilogue.row(frame, builder.add(m, I64(i * unit.m + r)))
+                row = row_of(builder, operands, builder.add(m, I64(i * unit.m + r)))
                 for j in range(self.panels * self.columns):
                     value = unit.row(builder, accs[i * self.panels * self.columns + j], r)
                     self.epilogue.apply(builder, value, row, builder.add(n, I64(j * unit.n)), None)
