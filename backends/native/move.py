@@ -1,4 +1,4 @@
-"""Data movement: strided copies (transposing in registers where that helps) and gathers of rows.
+"""Data movement: strided copies (transposing in registers where that helps), gathers of rows and of elements.
 
 What a copy looks like is known only when sizes are: `copy_plan` drops, sorts and merges axes and says how rows are
 moved (contiguous, repeated, transposed in tiles, or element by element); one kernel serves them all. A chunk is a range
@@ -8,9 +8,7 @@ of rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 from llvmlite import ir
 
 from backends.native.access import kernel_name
@@ -35,9 +33,10 @@ from backends.native.loops import (
     smaller,
     when,
 )
+from backends.native.move_elements import ElementsKernel
+from backends.native.move_kernel import MoveKernel, load_index
 from backends.native.row_copy import RowCopy
 from backends.native.target import Target
-from backends.native.vectors import llvm_type
 from compiler.dims import Size
 from compiler.kernels import KernelCall, MoveSpec, View
 
@@ -45,30 +44,7 @@ BYTES_PER_NS = 30.0
 SHORTEST_PIECE = 1 << 14  # bytes; rows are not split finer
 
 
-@dataclass(frozen=True)
-class _MoveKernel:
-    """What the kernels of all kinds share."""
-
-    spec: MoveSpec
-    target: Target
-    name: str
-    unit: str = "vector"
-    reason: str = ""
-
-    def packed_reads(self, call: KernelCall) -> tuple[int, ...]:
-        """Moves read everything as it is."""
-        return ()
-
-    def pack(self, call: KernelCall, read: int, array: np.ndarray) -> np.ndarray:
-        """The array itself."""
-        return array
-
-    def pack_key(self, call: KernelCall, read: int) -> str:
-        """No layout of its own."""
-        return ""
-
-
-class CopyKernel(_MoveKernel):
+class CopyKernel(MoveKernel):
     """read 0 -> write 0. 16-byte elements are moved as two of 8 bytes along an axis of their own."""
 
     @property
@@ -138,14 +114,12 @@ class CopyKernel(_MoveKernel):
         return Arguments(tuple(words), max(1, pieces * -(-rows // per_chunk)))
 
 
-class TakeKernel(_MoveKernel):
+class TakeKernel(MoveKernel):
     """out[o, i, r] = data[o, index[i], r]."""
 
     def emit(self, module: ir.Module) -> None:
         """Define the kernel in `module`."""
         spec = self.spec
-        kind = spec.index
-        assert kind is not None
         function = declare_kernel(module, self.name)
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         reader = ArgumentReader(builder, function)
@@ -162,10 +136,7 @@ class TakeKernel(_MoveKernel):
             begin, at, end = (
                 builder.gep(p, [o]) for p, o in zip((source, indices, target), odometer.offsets(state), strict=True)
             )
-            stored = builder.load(builder.bitcast(at, llvm_type(kind).as_pointer()), align=kind.bytes)
-            wanted = _to_i64(builder, stored, kind.kind == "int")
-            negative = builder.icmp_signed("<", wanted, I64(0))
-            index = builder.select(negative, builder.add(wanted, available), wanted)
+            index = load_index(builder, at, self.index_dtype, available)
 
             def found() -> Values:
                 begin_row = builder.gep(begin, [builder.mul(index, step)])
@@ -222,16 +193,15 @@ def _pieces(length: int, row_bytes: int, rows: int, row_ns: float, threads: int)
     return -(-length // piece), piece
 
 
-def _to_i64(builder: ir.IRBuilder, value: ir.Value, signed: bool) -> ir.Value:
-    if value.type == I64:
-        return value
-    return builder.sext(value, I64) if signed else builder.zext(value, I64)
+_KERNELS: dict[str, type[CopyKernel] | type[TakeKernel] | type[ElementsKernel]] = {
+    "copy": CopyKernel,
+    "take": TakeKernel,
+    "take_elements": ElementsKernel,
+    "put_elements": ElementsKernel,
+}
 
 
-_KERNELS: dict[str, type[CopyKernel] | type[TakeKernel]] = {"copy": CopyKernel, "take": TakeKernel}
-
-
-def select(call: KernelCall, target: Target) -> CopyKernel | TakeKernel:
+def select(call: KernelCall, target: Target) -> CopyKernel | TakeKernel | ElementsKernel:
     """The kernel for a MoveSpec call."""
     assert isinstance(call.spec, MoveSpec)
     return _KERNELS[call.spec.kind](call.spec, target, kernel_name(call.spec.kind, call.spec, target))

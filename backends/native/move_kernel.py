@@ -1,0 +1,53 @@
+"""What the kernels of data movement share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from llvmlite import ir
+
+from backends.native.kernel import I64
+from backends.native.target import Target
+from backends.native.vectors import llvm_type
+from compiler.dtypes import DType
+from compiler.kernels import KernelCall, MoveSpec
+
+
+@dataclass(frozen=True)
+class MoveKernel:
+    """The NativeKernel of a MoveSpec but for `emit` and `arguments`."""
+
+    spec: MoveSpec
+    target: Target
+    name: str
+    unit: str = "vector"
+    reason: str = ""
+
+    @property
+    def index_dtype(self) -> DType:
+        """The type of the indices of a gather or scatter."""
+        assert self.spec.index is not None, f"{self.spec.kind} needs an index type"
+        return self.spec.index
+
+    def packed_reads(self, call: KernelCall) -> tuple[int, ...]:
+        """Moves read everything as it is."""
+        return ()
+
+    def pack(self, call: KernelCall, read: int, array: np.ndarray) -> np.ndarray:
+        """The array itself."""
+        return array
+
+    def pack_key(self, call: KernelCall, read: int) -> str:
+        """No layout of its own."""
+        return ""
+
+
+def load_index(builder: ir.IRBuilder, pointer: ir.Value, dtype: DType, available: ir.Value) -> ir.Value:
+    """The index at an i8* as i64, counted from the end of `available` positions if negative. Valid if, unsigned, it is
+    less than `available`."""
+    stored = builder.load(builder.bitcast(pointer, llvm_type(dtype).as_pointer()), align=dtype.bytes)
+    if dtype.bits < 64:
+        stored = builder.sext(stored, I64) if dtype.kind == "int" else builder.zext(stored, I64)
+    negative = builder.icmp_signed("<", stored, I64(0))
+    return builder.select(negative, builder.add(stored, available), stored)
