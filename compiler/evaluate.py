@@ -95,13 +95,15 @@ def _apply(node: Expr, operands: list[np.ndarray]) -> np.ndarray:
         return np.asarray(_BOOL[node.op](*operands))
     if dtype.is_float:
         carrier = np.dtype(np.float64 if dtype.bits == 64 else np.float32)
-        result = np.asarray(_FLOAT[node.op](*(o.astype(carrier, copy=False) for o in operands)))
+        table = _FLOAT
     else:
         carrier = np.dtype(f"{'i' if dtype.kind == 'int' else 'u'}{max(dtype.bits // 8, 1)}")
-        widened = [o.astype(carrier, copy=False) for o in operands]
-        result = np.asarray(
-            _shift(node.op, *widened, dtype) if node.op in ("shl", "shr") else _INTEGER[node.op](*widened)
-        )
+        table = _INTEGER
+    widened = [o.astype(carrier, copy=False) for o in operands]
+    if node.op in ("shl", "shr"):
+        result = _shift(node.op, widened[0], widened[1], dtype)
+    else:
+        result = np.asarray(table[node.op](*widened))
     return result if result.dtype == np.bool_ else result.astype(node.dtype.numpy, copy=False)
 
 

@@ -1,7 +1,6 @@
 """Expressions to LLVM IR: one vector (or scalar) value per Expr node, with the semantics of compiler/expr.py.
 
 Composites are expanded by compiler.mathlib first, so only primitives are emitted here. Nothing calls a library.
-The helpers of backends.native.vectors are re-exported: a kernel needs this module alone.
 """
 
 from __future__ import annotations
@@ -17,48 +16,17 @@ from backends.native.vectors import (
     FLOAT,
     any_lane,
     constant,
-    gather_vector,
-    index_vector,
     intrinsic,
-    iota,
     lanes_of,
-    llvm_type,
-    load_broadcast,
-    load_vector,
     register_type,
     round_constant,
-    scatter_vector,
     splat,
-    store_vector,
-    tail_mask,
     widen,
     wrap_narrow,
 )
 from compiler import mathlib
 from compiler.dtypes import DType
 from compiler.expr import LEAVES, Expr
-
-__all__ = [
-    "ExprEmitter",
-    "any_lane",
-    "constant",
-    "gather_vector",
-    "index_vector",
-    "intrinsic",
-    "iota",
-    "lanes_of",
-    "llvm_type",
-    "load_broadcast",
-    "load_vector",
-    "register_type",
-    "round_constant",
-    "scatter_vector",
-    "splat",
-    "store_vector",
-    "tail_mask",
-    "widen",
-    "wrap_narrow",
-]
 
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _ROUND = {"floor": "floor", "ceil": "ceil", "trunc": "trunc", "rint": "rint"}

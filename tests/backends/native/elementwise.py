@@ -7,9 +7,10 @@ import ctypes
 import numpy as np
 from llvmlite import ir
 
-from backends.native.emitter import ExprEmitter, llvm_type, load_vector, store_vector, tail_mask
+from backends.native.emitter import ExprEmitter
 from backends.native.jit import Engine
 from backends.native.target import Target, host
+from backends.native.vectors import llvm_type, load_vector, store_vector, tail_mask
 from compiler.dtypes import DType
 from compiler.expr import Expr, walk
 
