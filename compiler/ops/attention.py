@@ -45,7 +45,7 @@ class Score:
     def read(self, value: Value) -> Expr:
         """The element of an operand that broadcasts to the score tensor."""
         self.operands.append(value)
-        return arg(len(self.operands), value.type.dtype)  # type: ignore[union-attr]
+        return arg(len(self.operands), value.type.dtype)
 
     def size(self, size: Size) -> Expr:
         """A size as int64."""
@@ -79,7 +79,7 @@ def _mask(b: Builder, mask: Value, keys: Size, groups: Size, members: int) -> Va
     shape = known_shape(mask)
     if isinstance(shape[-1], int) and isinstance(keys, int) and 1 < shape[-1] < keys:
         missing = (*[0] * (len(shape) - 1), keys - shape[-1])
-        dtype = mask.type.dtype  # type: ignore[union-attr]
+        dtype = mask.type.dtype
         no = b.constant(False) if dtype == dtypes.boolean else b.constant(-math.inf, dtype=dtype)
         mask = b.emit("pad", mask, no, before=(0,) * len(shape), after=missing, mode="constant")
         shape = known_shape(mask)
@@ -122,7 +122,7 @@ def _score(
     b: Builder, node: Any, q: Value, keys: Size, past: Size, shaped: Callable[[Value, Size], Value], width: int
 ) -> Score:
     """scale, soft cap, mask, causal and window bounds, in ONNX's order."""
-    acc = accumulator(q.type.dtype)  # type: ignore[union-attr]
+    acc = accumulator(q.type.dtype)
     scale = node.attr("scale")
     rank = len(known_shape(q))
     score = Score(b, arg(0, acc) * (1 / math.sqrt(width) if scale is None else scale), rank)

@@ -75,7 +75,7 @@ def _modulo(a: Expr, b: Expr, *, fmod: int) -> Expr:
 
 
 def _modulo_sizes(a: Any, b: Any, *, fmod: int) -> Any:
-    def one(x: Size, y: Size) -> Size:
+    def one(x: Any, y: Any) -> Size:
         if isinstance(y, int) and y == 0:
             return 0
         return x - divide_sizes(x, y) * y if fmod else x % y

@@ -57,7 +57,7 @@ class InstanceNorm:
         x, scale, bias = node.inputs
         rank = len(known_shape(x))
         per_channel = [b.emit("reshape", v, b.sizes((-1, *[1] * (rank - 2)))) for v in (scale, bias)]
-        return normalize(b, x, range(2, rank), node.attrs["epsilon"], *per_channel, "instance_norm")
+        return normalize(b, x, range(2, rank), node.attrs["epsilon"], per_channel[0], per_channel[1], "instance_norm")
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         x, c = rng.normal(1, 2, (2, 3, 4, 5)), rng.standard_normal(3)
@@ -105,7 +105,7 @@ class GroupNorm:
             b.emit("reshape", v, b.sizes((groups, channels // groups, *[1] * len(rest)))) for v in (scale, bias)
         ]
         axes = range(2, 3 + len(rest))
-        result = normalize(b, parted, axes, node.attrs["epsilon"], *per_channel, "group_norm")
+        result = normalize(b, parted, axes, node.attrs["epsilon"], per_channel[0], per_channel[1], "group_norm")
         return b.emit("reshape", result, b.sizes(known_shape(x)))
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:

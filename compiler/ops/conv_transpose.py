@@ -113,7 +113,7 @@ class ConvTranspose:
     ) -> np.ndarray:
         rank = x.ndim - 2
         attrs = {"strides": strides, "dilations": dilations, "pads": (0,) * 2 * rank, "output_padding": output_padding}
-        full = output_sizes(x.shape[2:], w.shape[2:], attrs)
+        full: list[Any] = output_sizes(x.shape[2:], w.shape[2:], attrs)
         n, c, o = x.shape[0], x.shape[1] // group, w.shape[1]
         parts = x.astype(np.float64).reshape(n, group, c, *x.shape[2:])
         weights = w.astype(np.float64).reshape(group, c, o, *w.shape[2:])
@@ -123,12 +123,14 @@ class ConvTranspose:
                 np.s_[p * d : p * d + (size - 1) * s + 1 : s]
                 for p, d, s, size in zip(place, dilations, strides, x.shape[2:], strict=True)
             )
-            spread = np.einsum("ngc...,gco->ngo...", parts, weights[(..., *place)])
+            tap: Any = np.moveaxis(weights, (0, 1, 2), (-3, -2, -1))[place]
+            spread: Any = np.einsum("ngc...,gco->ngo...", parts, tap)
             total[(np.s_[:], np.s_[:], np.s_[:], *window)] += spread
         result = total.reshape(n, group * o, *full)
         room = [(max(-pads[i], 0), max(-pads[rank + i], 0)) for i in range(rank)]
         result = np.pad(result, [(0, 0), (0, 0), *room])
-        crop = [np.s_[max(pads[i], 0) : size - max(pads[rank + i], 0)] for i, size in enumerate(result.shape[2:])]
+        sizes = result.shape[2:]
+        crop = [np.s_[max(pads[i], 0) : sizes[i] - max(pads[rank + i], 0)] for i in range(rank)]
         result = result[(np.s_[:], np.s_[:], *crop)]
         return round_to(result if bias is None else result + bias.astype(np.float64).reshape(-1, *[1] * rank), x.dtype)
 

@@ -92,7 +92,7 @@ def _masked(b: Builder, x: Value, axis: int, fn: str, neutral: int, attrs: Any) 
         bool(attrs["exclusive"]), bool(attrs["reverse"])
     ]
     stage = Stage(fn, select(apply(relation, there, here), value, const(neutral, value.dtype)))
-    row = cast(stat(0, value.dtype), x.type.dtype)  # type: ignore[union-attr]
+    row = cast(stat(0, value.dtype), x.type.dtype)
     total = b.emit("reduce", rows, places, axes=(rank,), keepdims=False, stages=(stage,), rows=(row,))
     return b.emit("transpose", total, perm=tuple(int(i) for i in np.argsort(last))) if axis != rank - 1 else total
 
@@ -106,7 +106,7 @@ def _doubled(b: Builder, x: Value, axis: int, combine: str, neutral: int, attrs:
     while step < length:
         moved = _shifted(b, total, axis, step, neutral, backward)
         both = apply(combine, operand(0, total), operand(1, moved))
-        total = emit_map(b, cast(both, x.type.dtype), total, moved, hint="running")  # type: ignore[union-attr]
+        total = emit_map(b, cast(both, x.type.dtype), total, moved, hint="running")
         step *= 2
     return total
 
@@ -116,7 +116,7 @@ def _shifted(b: Builder, x: Value, axis: int, step: int, neutral: int, backward:
     shape = known_shape(x)
     near, far = (tuple(sign * step if a == axis else 0 for a in range(len(shape))) for sign in (1, -1))
     before, after = (far, near) if backward else (near, far)
-    fill = b.constant(neutral, dtype=x.type.dtype)  # type: ignore[union-attr]
+    fill = b.constant(neutral, dtype=x.type.dtype)
     return b.emit("pad", x, fill, before=before, after=after, mode="constant")
 
 

@@ -131,7 +131,7 @@ def declare(row: Row) -> Op:
         return in_float64(row.numpy, arrays, attrs, arrays[0].dtype)
 
     def decompose(b: Builder, node: Node) -> Value | None:
-        dtype = node.inputs[0].type.dtype  # type: ignore[union-attr]
+        dtype = node.inputs[0].type.dtype
         if dtype.kind == "string":
             return None
         result = row.expr(*(operand(i, v) for i, v in enumerate(node.inputs)), **node.attrs)

@@ -180,7 +180,7 @@ class EyeLike:
         return [TensorType(call.attrs["dtype"], shape)]
 
     def reference(x: np.ndarray, *, dtype: DType, k: int) -> np.ndarray:
-        return np.eye(*x.shape, k=k).astype(dtype.numpy)
+        return np.eye(x.shape[0], x.shape[1], k).astype(dtype.numpy)
 
     def decompose(b: Builder, node: Node) -> Value:
         dtype, k = node.attrs["dtype"], const(node.attrs["k"], dtypes.int64)

@@ -27,7 +27,7 @@ class Operands:
     def tensor(self, value: Value) -> Expr:
         """The element of a tensor, integers as int64."""
         self.values.append(value)
-        return cast(arg(len(self.values) - 1, value.type.dtype), dtypes.int64)  # type: ignore[union-attr]
+        return cast(arg(len(self.values) - 1, value.type.dtype), dtypes.int64)
 
     def size(self, size: Size) -> Expr:
         """A size as int64: a constant if it is a number."""
@@ -84,7 +84,7 @@ class GatherElements:
 
 
 def _element_index(data: np.ndarray, places: np.ndarray, axis: int) -> tuple[np.ndarray, ...]:
-    grid = list(np.indices(places.shape, sparse=True))
+    grid: list[np.ndarray] = list(np.indices(places.shape, sparse=True))
     grid[axis] = np.where(places < 0, places + data.shape[axis], places)
     return tuple(grid)
 

@@ -161,7 +161,7 @@ class Einsum:
         parts = [_sum_out(b, *part, keep) for part, keep in zip(parts, needed, strict=True)]
         if len(parts) == 1:
             return _arrange(b, *parts[0], result)
-        return _product(b, *parts, result)
+        return _product(b, parts[0], parts[1], result)
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         def draw(*shape: int) -> np.ndarray:

@@ -90,10 +90,10 @@ def root(x: Expr, p: int) -> Expr:
 
 def _build_conv(b: Builder, node: Any) -> Value:
     x, w = node.required(0), node.required(1)
-    kernel = node.attr("kernel_shape") or known_shape(w)[2:]
+    kernel: Any = node.attr("kernel_shape") or known_shape(w)[2:]
     if not dims.is_static(kernel):
         raise ModelError(f"{b.place}: Conv's kernel has sizes {kernel}; expected numbers: give kernel_shape")
-    attrs = window(node, known_shape(x)[2:], kernel, b.place)
+    attrs: dict[str, Any] = dict(window(node, known_shape(x)[2:], kernel, b.place))
     return b.emit("conv", x, w, node.input(2), group=node.attr("group", 1), **attrs)
 
 

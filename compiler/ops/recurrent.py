@@ -102,8 +102,10 @@ class _Layer:
         x, self.w, self.r, self.bias, self.lengths, *rest = (*node.inputs, *(None,) * (8 - len(node.inputs)))
         self.initial, self.peepholes = rest[: cell.states], rest[cell.states]
         self.x = b.emit("transpose", x, perm=(1, 0, 2)) if node.attrs["layout"] else x
+        self.steps: Any
+        self.hidden: Any
         self.steps, self.batch, self.features = known_shape(self.x)
-        self.hidden: Any = known_shape(self.r)[2]
+        self.hidden = known_shape(self.r)[2]
 
     def direction(self, d: int, backward: bool) -> tuple[Value, list[Value]]:
         """All outputs [T, 1, B, H] and the last states [B, H] of one direction."""

@@ -107,7 +107,7 @@ def columns(b: Builder, x: Value, start: int, count: int, hidden: int) -> list[V
 
 def emit_step(b: Builder, values: Sequence[Value], build: Callable[..., tuple[Expr, ...]], hint: str) -> Any:
     """One map of `values`; `build` gets their elements in the type to compute in."""
-    dtype = values[0].type.dtype  # type: ignore[union-attr]
+    dtype = values[0].type.dtype
     results = build(*(operand(i, v) for i, v in enumerate(values)))
     outputs = tuple(cast(e, dtype) for e in results)
     return b.emit_many("map", values, {"outputs": outputs, "shape": None}, (hint,) * len(outputs))

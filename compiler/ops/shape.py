@@ -74,8 +74,9 @@ class OnnxReshape:
         return [TensorType(x.dtype, core_shape.resolve_reshape(call, x.shape, wanted))]
 
     def reference(x: np.ndarray, shape: np.ndarray, *, allowzero: int) -> np.ndarray:
-        wanted = [int(size) for size in shape]
-        return np.reshape(x, wanted if allowzero else copy_zeros(wanted, x.shape))
+        wanted: Any = [int(size) for size in shape]
+        resolved: Any = wanted if allowzero else copy_zeros(wanted, x.shape)
+        return np.reshape(x, resolved)
 
     def decompose(b: Builder, node: Node) -> Value:
         x, shape = node.inputs
@@ -131,8 +132,10 @@ class Squeeze:
 
     def decompose(b: Builder, node: Node) -> Value | None:
         shape = node.inputs[0].type.shape
-        decided = b.contents(node.inputs[1]) is not None if len(node.inputs) > 1 else dims.is_static(shape or ("",))
-        return as_reshape(b, node) if decided and shape is not None else None
+        if shape is None:
+            return None
+        decided = b.contents(node.inputs[1]) is not None if len(node.inputs) > 1 else dims.is_static(shape)
+        return as_reshape(b, node) if decided else None
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         x = rng.standard_normal((1, 3, 1, 2)).astype(np.float32)

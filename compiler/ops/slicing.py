@@ -43,9 +43,11 @@ def slice_axis(start: Size, end: Size, step: int, extent: Size) -> tuple[Size, S
     Raises Undecided where the sign of a symbolic bound is unknown. A start past the end is left as it is: the
     length is 0 then.
     """
-    if all(isinstance(n, int) for n in (start, end, extent)):
-        first, last, _ = slice(start, end, step).indices(extent)  # type: ignore[misc,arg-type]
-        return first, len(range(first, last, step))
+    if isinstance(start, int) and isinstance(end, int) and isinstance(extent, int):
+        positions = range(extent)[start:end:step]
+        return positions.start, len(positions)
+    first: Size
+    last: Size
     if step > 0:
         if isinstance(start, int) and start < 0 and _is_unbounded(end, extent):
             length = smaller(-start, extent)
@@ -54,10 +56,7 @@ def slice_axis(start: Size, end: Size, step: int, extent: Size) -> tuple[Size, S
         last = extent if _is_unbounded(end, extent) else _bounded(end, extent)
         return first, dims.ceil_div(larger(last - first, 0), step)
     first = extent - 1 if _is_unbounded(start, extent) else _bounded(start, extent - 1, extent)
-    if isinstance(end, int) and end < -_UNBOUNDED:
-        last: Size = -1
-    else:
-        last = _bounded(end, extent - 1, extent)
+    last = -1 if isinstance(end, int) and end < -_UNBOUNDED else _bounded(end, extent - 1, extent)
     return first, dims.ceil_div(larger(first - last, 0), -step)
 
 
@@ -86,12 +85,13 @@ def resolve_slice(shape: Sequence[Size], contents: Sequence[np.ndarray | None], 
     starts, ends = listed(contents[0]), listed(contents[1])  # type: ignore[arg-type]
     axes = list(range(len(starts))) if contents[2] is None else [int(a) for a in listed(contents[2])]  # type: ignore[arg-type]
     steps = [1] * len(starts) if contents[3] is None else [int(s) for s in listed(contents[3])]  # type: ignore[arg-type]
-    first, sizes, strides = [0] * len(shape), list(shape), [1] * len(shape)
+    first: list[Size] = [0] * len(shape)
+    sizes, strides = list(shape), [1] * len(shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if not -len(shape) <= axis < len(shape):
             raise ShapeError(f"axis {axis} is outside a tensor of rank {len(shape)}; check axes")
         try:
-            first[axis], sizes[axis] = slice_axis(start, end, step, shape[axis])  # type: ignore[call-overload]
+            first[axis], sizes[axis] = slice_axis(start, end, step, shape[axis])
         except Undecided:
             return None
         strides[axis] = step
@@ -134,7 +134,7 @@ class OnnxSlice:
         axes: np.ndarray | None = None,
         steps: np.ndarray | None = None,
     ) -> np.ndarray:
-        cut = [np.s_[:]] * x.ndim
+        cut: list[Any] = [np.s_[:]] * x.ndim
         chosen = range(len(starts)) if axes is None else axes
         strides = np.ones(len(starts), np.int64) if steps is None else steps
         for start, end, axis, step in zip(starts, ends, chosen, strides, strict=True):
@@ -214,8 +214,8 @@ class Split:
     def reference(
         x: np.ndarray, sizes: np.ndarray | None = None, *, axis: int, num_outputs: int
     ) -> tuple[np.ndarray, ...]:
-        parts = split_sizes(x.shape[axis], sizes, num_outputs)
-        return tuple(np.split(x, np.cumsum([int(size) for size in parts])[:-1], axis=axis))
+        parts: Any = split_sizes(x.shape[axis], sizes, num_outputs)
+        return tuple(np.split(x, np.cumsum(parts)[:-1], axis=axis))
 
     def decompose(b: Builder, node: Node) -> tuple[Value | None, ...] | None:
         x = node.inputs[0]
