@@ -119,6 +119,8 @@ def nominal(size: Size) -> int:
 
 class _Nominal(dict):  # type: ignore[type-arg]
     def __missing__(self, name: str) -> int:
+        if name in ("min", "max"):  # functions in a size's text, not sizes
+            raise KeyError(name)
         return 64
 
 
