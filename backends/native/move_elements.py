@@ -1,7 +1,7 @@
 """Gathers and scatters of single elements along one axis: take_elements and put_elements of MoveSpec.
 
 take: list[o, i, r] = table[o, index[o, i, r], r]; put: table[o, index[o, i, r], r] = list[o, i, r], in row order, so
-that the last of equal indices stays. A chunk is a range of (o, i) rows, for put of whole o: no other chunk writes there.
+that the last of equal indices stays. A chunk is a range of (o, i) rows, for put of whole o: no other writes there.
 """
 
 from __future__ import annotations
