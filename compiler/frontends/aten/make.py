@@ -18,6 +18,7 @@ from compiler.frontends.aten.base import (
     shape_of,
     tensor_type,
     to_tensor,
+    unsupported,
 )
 from compiler.ir import Value
 
@@ -130,3 +131,10 @@ def _triangle(b: AtenBuilder, x: Value, keeps: str, diagonal: int) -> Value:
         return select(apply(keeps, offset, const(diagonal, dtypes.int64)), e, const(0, e.dtype))
 
     return pointwise(b, (x,), build, b.dtype)
+
+
+@aten("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default")
+def _dropout(b: AtenBuilder, x: Value, p: float, train: bool) -> Value:
+    if train and p:
+        raise unsupported(b, f"dropout of {p} in training mode; call model.eval() first")
+    return x

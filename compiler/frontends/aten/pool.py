@@ -19,6 +19,7 @@ from compiler.frontends.aten.base import (
     transpose,
     unsupported,
 )
+from compiler.frontends.aten.reduce import mean
 from compiler.ir import Value
 
 Ints = Sequence[int]
@@ -64,6 +65,11 @@ def _max_pool(spatial: int) -> Row:
     return row
 
 
+def _max_pool_values(spatial: int) -> Row:
+    row = _max_pool(spatial)
+    return lambda *call: row(*call)[0]
+
+
 def _avg_pool(spatial: int) -> Row:
     def row(
         b: AtenBuilder,
@@ -84,13 +90,21 @@ def _avg_pool(spatial: int) -> Row:
 
 for _spatial in (1, 2, 3):
     ROWS[f"aten.max_pool{_spatial}d_with_indices.default"] = _max_pool(_spatial)
+    ROWS[f"aten.max_pool{_spatial}d.default"] = _max_pool_values(_spatial)
     ROWS[f"aten.avg_pool{_spatial}d.default"] = _avg_pool(_spatial)
 
 
-@aten("aten._adaptive_avg_pool2d.default", "aten.adaptive_avg_pool1d.default", "aten._adaptive_avg_pool3d.default")
+ADAPTIVE = (
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"
+)  # fmt: skip
+
+
+@aten(*(f"aten.{name}.default" for name in ADAPTIVE))
 def _adaptive_avg_pool(b: AtenBuilder, x: Value, sizes: Ints) -> Value:
     """Means over nearly equal parts: a product with a constant matrix of weights along each axis."""
     rank = tensor_type(x).rank
+    if all(size == 1 for size in sizes):
+        return mean(b, x, range(rank - len(sizes), rank), True)
     for i, size in enumerate(sizes):
         axis = rank - len(sizes) + i
         extent = shape_of(x)[axis]

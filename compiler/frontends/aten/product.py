@@ -95,6 +95,20 @@ def _convolution(
     return reshape(b, result, shape_of(result)[1:]) if unbatched else result
 
 
+@aten("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default")
+def _conv(
+    b: AtenBuilder,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Value:
+    return _convolution(b, x, weight, bias, stride, padding, dilation, False, (0,), groups)
+
+
 def _per_axis(numbers: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(numbers) * count if len(numbers) == 1 else tuple(numbers)
 

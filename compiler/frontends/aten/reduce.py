@@ -54,10 +54,11 @@ def total(b: AtenBuilder, x: Value, axes: Axes = None, keepdim: bool = False, *,
 
 
 @aten("aten.mean.default", "aten.mean.dim")
-def _mean(b: AtenBuilder, x: Value, axes: Axes = None, keepdim: bool = False, *, dtype: DType | None = None) -> Value:
+def mean(b: AtenBuilder, x: Value, axes: Axes = None, keepdim: bool = False, *, dtype: DType | None = None) -> Value:
+    """The mean over `axes` (None: all), accumulated in torch's computing type of the result."""
     acc = compute_type(b.dtype)
-    mean = cast(stat(0, acc) / extent(acc), b.dtype)
-    return _reduce(b, x, axes, keepdim, [Stage("sum", _element(x, acc))], [mean])[0]
+    row = cast(stat(0, acc) / extent(acc), b.dtype)
+    return _reduce(b, x, axes, keepdim, [Stage("sum", _element(x, acc))], [row])[0]
 
 
 @aten("aten.prod.default")

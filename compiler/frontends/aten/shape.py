@@ -46,6 +46,22 @@ def _view(b: AtenBuilder, x: Value, shape: Sequence[Size]) -> Value:
     return reshape(b, x, shape)
 
 
+@aten("aten.flatten.using_ints")
+def _flatten(b: AtenBuilder, x: Value, first: int = 0, last: int = -1) -> Value:
+    shape = shape_of(x)
+    start, end = axis_of(first, len(shape)), axis_of(last, len(shape)) + 1
+    return reshape(b, x, [*shape[:start], dims.product(shape[start:end]), *shape[end:]])
+
+
+@aten("aten.unflatten.int")
+def _unflatten(b: AtenBuilder, x: Value, axis: int, sizes: Sequence[Size]) -> Value:
+    shape = shape_of(x)
+    axis = axis_of(axis, len(shape))
+    known = dims.product(size for size in sizes if size != -1)
+    parts = [shape[axis] // known if size == -1 else size for size in sizes]
+    return reshape(b, x, [*shape[:axis], *parts, *shape[axis + 1 :]])
+
+
 @aten("aten.permute.default")
 def _permute(b: AtenBuilder, x: Value, perm: Sequence[int]) -> Value:
     return transpose(b, x, [axis_of(axis, len(perm)) for axis in perm])
@@ -85,6 +101,11 @@ def _expand(b: AtenBuilder, x: Value, shape: Sequence[Size], implicit: bool = Fa
     new = len(shape) - len(held)
     wanted = [held[axis - new] if isinstance(size, int) and size == -1 else size for axis, size in enumerate(shape)]
     return x if tuple(wanted) == held else b.emit("expand", x, b.sizes(tuple(wanted)))
+
+
+@aten("aten.expand_as.default")
+def _expand_as(b: AtenBuilder, x: Value, other: Value) -> Value:
+    return _expand(b, x, shape_of(other))
 
 
 @aten("aten.repeat.default")
@@ -152,6 +173,12 @@ def _split(b: AtenBuilder, x: Value, size: Size, axis: int = 0) -> tuple[Value, 
     # A symbolic extent has as many parts as torch saw; all but the last are full.
     count = len(b.dtypes)
     return _split_with_sizes(b, x, [*[size] * (count - 1), extent - size * (count - 1)], axis)
+
+
+@aten("aten.chunk.default")
+def _chunk(b: AtenBuilder, x: Value, count: int, axis: int = 0) -> tuple[Value, ...]:
+    extent = shape_of(x)[axis_of(axis, tensor_type(x).rank)]
+    return _split(b, x, dims.ceil_div(extent, count), axis)
 
 
 @aten("aten.unbind.int")
