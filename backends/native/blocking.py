@@ -13,10 +13,14 @@ from backends.native.target import Target
 from backends.native.units import Grid, MatrixUnit
 
 GIGAHERTZ = 3.0  # only to tell small products from large ones
+BYTES_PER_NS = 30.0  # from memory
 CHUNK_NS = 2500.0  # below this a chunk costs more in claiming and cache traffic than a second thread gains
 CHUNKS_PER_THREAD = 4
+DISTURBED = 0.3  # of an item: what an interrupted thread costs the others
 ITEM_CYCLES = 150.0
 PACK_CYCLES = 0.25  # per packed element
+READ_CYCLES = 0.02  # per element of A and B that an item passes over
+COLD_CYCLES = 0.1  # per element of an item's first panel, which nothing prefetched
 LEAST_ROWS = 64  # of a block
 
 
@@ -60,7 +64,8 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     # Packing a panel pays once it is read often; in place, only whole panels with neighbours side by side will do.
     pack_b = product.fresh_b and (not unit.in_place or not product.unit_b or m > 4 * mr)
     columns_ns = k * -(-n // nr) * nr / (unit.n * unit.k * 2 * GIGAHERTZ)  # one row of A against all of B
-    total_ns = batch * -(-m // unit.m) * columns_ns
+    read_ns = k * n * unit.b.bytes / BYTES_PER_NS
+    total_ns = batch * max(-(-m // unit.m) * columns_ns, read_ns)
     chunks = min(int(total_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD) if threads > 1 else 1
 
     splits = [(1, 1)]
@@ -104,13 +109,11 @@ def _share(extent: int, parts: int, multiple: int) -> int:
 
 
 def _makespan(unit: MatrixUnit, product: Product, threads: int, item_rows: int, item_columns: int, nr: int) -> float:
-    """Cycles until the last thread is done, items being claimed one by one."""
+    """Cycles until the last thread is done, items being claimed one by one and now and then one taking longer."""
+    k = max(product.k, 1)
     rows, columns = min(item_rows, max(product.m, 1)), min(item_columns, max(product.n, 1))
-    macs = rows * -(-columns // nr) * nr * max(product.k, 1)
-    cycles = macs / (2 * unit.m * unit.n * unit.k) + ITEM_CYCLES
-    if product.gathers:
-        cycles += PACK_CYCLES * rows * product.k
-    if product.fresh_b:
-        cycles += PACK_CYCLES * columns * product.k
+    cycles = rows * -(-columns // nr) * nr * k / (2 * unit.m * unit.n * unit.k)
+    cycles += ITEM_CYCLES + COLD_CYCLES * nr * k + READ_CYCLES * (rows + columns) * k
+    cycles += PACK_CYCLES * k * (rows * product.gathers + columns * product.fresh_b)
     items = product.batch * -(-max(product.m, 1) // item_rows) * -(-max(product.n, 1) // item_columns)
-    return cycles * -(-items // threads)
+    return cycles * (-(-items // threads) + DISTURBED)
