@@ -1,6 +1,7 @@
 """Rates of the GEMM kernels alone, called as the executor would on one thread: `python bench/gemm_kernels.py`.
 
-Percent of the register-only peak measured just before each shape; best of many short runs. `cold` cycles through
+Percent of the register-only peak measured just before each shape; best of many short runs, in time of this thread
+alone, so that neighbours cost cache but not whole time slices. `cold` cycles through
 300 MB of weights, as a whole model does.
 """
 
@@ -153,11 +154,11 @@ class Runner:
         blocks = [self.blocks[(self.at + i) % self.copies].ctypes.data for i in range(repeat)]
         self.at += repeat
         function, slots, scratch = self.function, self.slots.ctypes.data, self.scratch.ctypes.data
-        start = time.perf_counter()
+        start = time.thread_time()
         for block in blocks:
             for chunk in range(self.chunks):
                 function(block, slots, chunk, scratch)
-        return (time.perf_counter() - start) / repeat
+        return (time.thread_time() - start) / repeat
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:

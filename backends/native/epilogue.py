@@ -16,13 +16,16 @@ from backends.native.access import Operand, cost
 from backends.native.emitter import ExprEmitter
 from backends.native.frame import FRAME, Frame, Member, move
 from backends.native.kernel import I64, POINTER
-from backends.native.loops import counted_loop
-from backends.native.vectors import load_vector, tail_mask
+from backends.native.loops import counted_loop, smaller
+from backends.native.vectors import I32, lanes_of, load_vector, tail_mask
 from compiler.dtypes import DType
 from compiler.expr import Expr, arg
 from compiler.kernels import GENERAL, GemmSpec
 
 DIRECT_COST = 6  # instructions an accumulator may take in the micro-kernel
+ROWS_TOGETHER = 2  # four spill
+
+Row = Sequence[tuple[Operand, ir.Value]]  # every member with its row's byte offset
 
 
 @dataclass(frozen=True)
@@ -56,24 +59,26 @@ class Epilogue:
     def apply(
         self,
         builder: ir.IRBuilder,
-        acc: ir.Value,
-        row: Sequence[tuple[Operand, ir.Value]],
+        accs: Sequence[ir.Value],
+        rows: Sequence[Row],
         column: ir.Value,
         mask: ir.Value | None,
     ) -> None:
-        """Compute and store `lanes` columns from `column` on. `row` has each member with its row's byte offset."""
+        """Compute and store `lanes` columns from `column` on, of one row or several side by side in one long vector."""
 
         def leaf(node: Expr) -> ir.Value:
             if node.value == 0:
-                return acc
-            operand, offset = row[node.value - 1]
-            return operand.load(builder, offset, column, self.lanes, mask)
+                return concatenate(builder, accs)
+            loads = (row[node.value - 1] for row in rows)
+            return concatenate(builder, [o.load(builder, at, column, self.lanes, mask) for o, at in loads])
 
-        emitter = ExprEmitter(builder, self.lanes, leaf)
+        emitter = ExprEmitter(builder, self.lanes * len(rows), leaf)
         # Every value before any store: an output may lie where an operand is read.
-        values = [emitter.emit(expr) for expr in self.outputs]
-        for value, (operand, offset) in zip(values, row[len(self.inputs) :], strict=True):
-            operand.store(builder, value, offset, column, mask)
+        values = [split(builder, emitter.emit(expr), len(rows)) for expr in self.outputs]
+        for parts, number in zip(values, range(len(self.inputs), len(self.members)), strict=True):
+            for value, row in zip(parts, rows, strict=True):
+                operand, at = row[number]
+                operand.store(builder, value, at, column, mask)
 
     def operands(self, frame: Frame) -> list[tuple[Operand, ir.Value]]:
         """Every member with its row stride in bytes, read from the frame."""
@@ -94,28 +99,51 @@ class Epilogue:
         mask = tail_mask(builder, rest, self.lanes)
         operands = self.operands(frame)
 
-        def one_row(r: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            row = row_of(builder, operands, builder.add(m, r))
-            start = move(builder, tile, builder.mul(r, tile_row))
+        last = builder.sub(rows, I64(1))
 
-            def vector(c: ir.Value, lanes_on: ir.Value | None) -> list[ir.Value]:
-                address = move(builder, start, builder.mul(c, I64(self.acc.bytes)))
-                acc = load_vector(builder, address, self.acc, self.lanes)
-                self.apply(builder, acc, row, builder.add(n, c), lanes_on)
+        def some_rows(first: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            # Several rows side by side have chains enough to fill the machine; beyond the last row, it is repeated.
+            numbers = [smaller(builder, builder.add(first, I64(r)), last) for r in range(ROWS_TOGETHER)]
+            starts = [move(builder, tile, builder.mul(r, tile_row)) for r in numbers]
+            members = [row_of(builder, operands, builder.add(m, r)) for r in numbers]
+
+            def vectors(c: ir.Value, lanes_on: ir.Value | None) -> list[ir.Value]:
+                offset = builder.mul(c, I64(self.acc.bytes))
+                accs = [load_vector(builder, move(builder, start, offset), self.acc, self.lanes) for start in starts]
+                self.apply(builder, accs, members, builder.add(n, c), lanes_on)
                 return []
 
-            counted_loop(builder, I64(0), full, I64(self.lanes), [], lambda c, _: vector(c, None))
+            counted_loop(builder, I64(0), full, I64(self.lanes), [], lambda c, _: vectors(c, None))
             with builder.if_then(builder.icmp_signed(">", rest, I64(0))):
-                vector(full, mask)
+                vectors(full, mask)
             return []
 
-        counted_loop(builder, I64(0), rows, I64(1), [], one_row)
+        counted_loop(builder, I64(0), rows, I64(ROWS_TOGETHER), [], some_rows)
         builder.ret_void()
         return function
 
 
-def row_of(
-    builder: ir.IRBuilder, operands: Sequence[tuple[Operand, ir.Value]], m: ir.Value
-) -> list[tuple[Operand, ir.Value]]:
+def row_of(builder: ir.IRBuilder, operands: Sequence[tuple[Operand, ir.Value]], m: ir.Value) -> Row:
     """The operands with the byte offset of row `m` instead of their row stride."""
     return [(operand, builder.mul(m, stride)) for operand, stride in operands]
+
+
+def concatenate(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> ir.Value:
+    """Vectors (a power of two of them) one behind the other."""
+    parts = list(vectors)
+    while len(parts) > 1:
+        both = _lanes(0, 2 * lanes_of(parts[0]))
+        parts = [builder.shuffle_vector(a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def split(builder: ir.IRBuilder, vector: ir.Value, parts: int) -> list[ir.Value]:
+    """A vector cut into equal parts."""
+    lanes = lanes_of(vector) // parts
+    if parts == 1:
+        return [vector]
+    return [builder.shuffle_vector(vector, vector, _lanes(part * lanes, lanes)) for part in range(parts)]
+
+
+def _lanes(start: int, count: int) -> ir.Constant:
+    return ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))

@@ -154,7 +154,7 @@ class MicroKernel:
                 row = row_of(builder, operands, builder.add(m, I64(i * unit.m + r)))
                 for j in range(self.panels * self.columns):
                     value = unit.row(builder, accs[i * self.panels * self.columns + j], r)
-                    self.epilogue.apply(builder, value, row, builder.add(n, I64(j * unit.n)), None)
+                    self.epilogue.apply(builder, [value], [row], builder.add(n, I64(j * unit.n)), None)
 
     def _leave_tile(self, builder: ir.IRBuilder, accs: list[ir.Value | int], tile: ir.Value) -> None:
         unit = self.unit
