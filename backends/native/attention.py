@@ -4,7 +4,8 @@ For one matrix of the batch K is packed transposed and V as it is, then blocks o
 scratch: dot products, a softmax row by row, and the weighted sum of V. The order of arithmetic (the reference's emulate
 mode reproduces it): dots are one fma chain over ascending head elements; the row's maximum is subtracted (0 if that is
 -inf); exp; the sum in canonical order; the weighted sum is one fma chain over ascending keys; the division by the sum
-comes last, and a row whose sum is 0 gives zeros. A chunk is a range of (matrix, segment of query rows).
+comes last, and a row whose sum is 0 gives zeros. Keys a causal score cannot reach from a group of queries are left out
+(where V is finite they add nothing). A chunk is a range of (matrix, segment of query rows).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from llvmlite import ir
 from backends.native import units
 from backends.native.access import cost, kernel_name, operand_words
 from backends.native.attention_emission import AttentionEmission, Shape
+from backends.native.causal import GROUP, reach
 from backends.native.kernel import Arguments
 from backends.native.loops import CHUNKS_PER_THREAD, byte_strides, product, rows_per_chunk
 from backends.native.target import Target
@@ -27,7 +29,6 @@ from compiler.dims import Size
 from compiler.kernels import AttentionSpec, KernelCall
 
 ALIGNMENT = 64
-SHORTEST_SEGMENT = 64  # query rows; fewer do not pay for packing K and V again
 EXP_NS = 3.0  # about, for a vector of weights
 
 
@@ -58,7 +59,7 @@ class AttentionKernel:
         """Rows, panel width and block of the products."""
         unit = self._choice[0]
         fitting = [grid for grid in unit.grids if LANES % (grid.columns * unit.n) == 0] or unit.grids[-1:]
-        return Shape(unit, fitting[0].rows * unit.m, fitting[0].columns, self.target.l2 // 4)
+        return Shape(unit, fitting[0].rows * unit.m, fitting[0].columns, reach(self.spec.score))
 
     def emit(self, module: ir.Module) -> None:
         """Define the kernel in `module`."""
@@ -76,18 +77,21 @@ class AttentionKernel:
         matrices = product(batch)
 
         wanted = -(-threads * CHUNKS_PER_THREAD // max(matrices, 1)) if threads > 1 else 1
-        segments = max(1, min(wanted, queries // SHORTEST_SEGMENT))
-        segment_rows = -(-queries // (segments * shape.rows)) * shape.rows
-        segments = max(1, -(-queries // segment_rows)) if segment_rows else 1
+        # Shorter segments than a group of queries would not pay for packing K and V again.
+        segment_rows = max(1, -(-queries // (wanted * GROUP))) * GROUP
+        segments = max(1, -(-queries // segment_rows))
         items = matrices * segments
-        per_chunk = rows_per_chunk(items, self._item_ns(segment_rows, keys, head + values), threads)
+        per_chunk = rows_per_chunk(items, self._item_ns(min(segment_rows, queries), keys, head + values), threads)
 
         score_row = max(-(-keys // step) * step for step in (LANES, shape.width)) * spec.acc.bytes
-        block_rows = shape.block_rows(segment_rows, score_row)
+        block_rows = GROUP
+        while block_rows > shape.rows and block_rows * score_row > self.target.l2 // 4:
+            block_rows //= 2
+        tile_rows = -(-block_rows // shape.rows) * shape.rows
         sizes = [
             -(-keys // shape.width) * shape.width * head * spec.dtype.bytes,
             -(-values // shape.width) * shape.width * keys * spec.dtype.bytes,
-            block_rows * score_row,
+            tile_rows * score_row,
             block_rows * spec.acc.bytes,
             shape.rows * shape.width * spec.acc.bytes,
         ]

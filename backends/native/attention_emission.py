@@ -9,6 +9,7 @@ from llvmlite import ir
 from backends.native.access import read_operands, unroll
 from backends.native.accumulate import Accumulator, padded_total, part
 from backends.native.attention_products import define_product
+from backends.native.causal import GROUP
 from backends.native.emitter import ExprEmitter
 from backends.native.frame import move
 from backends.native.hoist import Hoisted
@@ -30,28 +31,20 @@ from backends.native.vectors import (
 from compiler.expr import Expr, apply, arg
 from compiler.kernels import BROADCAST, UNIT, AttentionSpec
 
-LARGEST_BLOCK = 32  # query rows
-
 
 @dataclass(frozen=True)
 class Shape:
-    """What shapes the code besides the spec: `rows` x `columns` accumulators of `unit`. Scores of a block of rows take
-    at most `budget` bytes where that leaves a grid of rows."""
+    """What shapes the code besides the spec: `rows` x `columns` accumulators of `unit`; the reach of a causal score."""
 
     unit: MatrixUnit
     rows: int
     columns: int
-    budget: int
+    reach: int | None
 
     @property
     def width(self) -> int:
         """Columns of a panel."""
         return self.columns * self.unit.n
-
-    def block_rows(self, rows: int, score_row: int) -> int:
-        """Query rows taken together: a multiple of the grid's."""
-        fitting = min(LARGEST_BLOCK, self.budget // max(score_row, 1)) // self.rows * self.rows
-        return max(self.rows, min(fitting, rows))
 
 
 class AttentionEmission:
@@ -76,7 +69,7 @@ class AttentionEmission:
         self.items, self.per_chunk, self.segments, self.segment_rows, self.block_rows = (
             reader.integer() for _ in range(5)
         )
-        self.queries, self.keys, self.head, self.values = (reader.integer() for _ in range(4))
+        self.queries, self.all_keys, self.head, self.values = (reader.integer() for _ in range(4))
         self.row_strides = [reader.integer() for _ in self.operands]
         self.k_at = self.scratch
         self.v_at, self.scores_at, self.sums_at, self.tile_at = (
@@ -111,17 +104,17 @@ class AttentionEmission:
 
         def keys(x: ir.Value, _: Values) -> Values:
             source, panel = move(builder, k, builder.mul(x, k_row)), self._panel(self.k_at, x, self.head)
-            count = smaller(builder, I64(width), builder.sub(self.keys, x))
+            count = smaller(builder, I64(width), builder.sub(self.all_keys, x))
             builder.call(self.pack_k, [source, k_row, element, count, self.head, panel])
             return []
 
         def elements(x: ir.Value, _: Values) -> Values:
-            source, panel = move(builder, v, builder.mul(x, element)), self._panel(self.v_at, x, self.keys)
+            source, panel = move(builder, v, builder.mul(x, element)), self._panel(self.v_at, x, self.all_keys)
             count = smaller(builder, I64(width), builder.sub(self.values, x))
-            builder.call(self.pack_v, [source, element, v_row, count, self.keys, panel])
+            builder.call(self.pack_v, [source, element, v_row, count, self.all_keys, panel])
             return []
 
-        counted_loop(builder, I64(0), self.keys, I64(width), [], keys)
+        counted_loop(builder, I64(0), self.all_keys, I64(width), [], keys)
         counted_loop(builder, I64(0), self.values, I64(width), [], elements)
 
     def _panel(self, base: ir.Value, x: ir.Value, depth: ir.Value) -> ir.Value:
@@ -133,12 +126,22 @@ class AttentionEmission:
         """The query rows from `m` on, at most a block."""
         builder = self.builder
         rows = smaller(builder, self.block_rows, builder.sub(stop, m))
+        self.keys = self._keys_within_reach(m)
         self._dots(m, rows)
         # Two loops: the maxima of several rows are found side by side, and so are sums and the next row's weights.
         counted_loop(builder, I64(0), rows, I64(1), [], lambda r, _: self._scores(r, builder.add(m, r)))
         counted_loop(builder, I64(0), rows, I64(1), [], lambda r, _: self._weights(r))
         self._weighted_sums(m, rows)
         return []
+
+    def _keys_within_reach(self, m: ir.Value) -> ir.Value:
+        """How many keys the group of queries that `m` is in may see."""
+        if self.shape.reach is None:
+            return self.all_keys
+        builder = self.builder
+        limit = builder.add(round_down(builder, m, GROUP), I64(GROUP + self.shape.reach))
+        limit = builder.select(builder.icmp_signed(">", limit, I64(0)), limit, I64(0))
+        return smaller(builder, limit, self.all_keys)
 
     def _dots(self, m: ir.Value, rows: ir.Value) -> None:
         builder, grid = self.builder, self.shape.rows
@@ -256,7 +259,7 @@ class AttentionEmission:
         tile_row = I64(self.shape.width * self.spec.acc.bytes)
 
         def panel(x: ir.Value, _: Values) -> Values:
-            b = self._panel(self.v_at, x, self.keys)
+            b = self._panel(self.v_at, x, self.all_keys)
 
             def tile(r: ir.Value, _: Values) -> Values:
                 a = move(builder, self.scores_at, builder.mul(r, self.score_row))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from backends.native.attention import select
+from backends.native.causal import reach
 from backends.native.target import Target
 from backends.reference.kernels import run_call
 from compiler import dtypes
@@ -146,3 +147,30 @@ def test_a_rows_result_does_not_depend_on_its_batch(rng: np.random.Generator) ->
     batch = run_attention(q, k, v, arg(0, F32) * 0.25)
     for i in range(8):
         assert_same(run_attention(q[i : i + 1], k[i : i + 1], v[i : i + 1], arg(0, F32) * 0.25)[0], batch[i])
+
+
+def test_reach() -> None:
+    i, j, x, never = index(0), index(1), arg(0, F32), const(-np.inf, F32)
+
+    def masked(condition: Expr) -> int | None:
+        return reach(apply("select", condition, x, never))
+
+    assert masked(apply("le", j, i)) == 0
+    assert masked(apply("lt", j, i)) == -1
+    assert masked(apply("ge", i + 3, j)) == 3
+    assert masked(apply("gt", i - 1, j + 1)) == -3
+    window = apply("and", apply("ge", j, i - 9), apply("le", j, i + 2))
+    assert masked(window) == 2
+    assert reach(apply("select", apply("le", j, i), apply("select", window, x, never), never)) == 0
+    assert masked(apply("ge", j, i)) is None
+    assert masked(apply("le", j + j, i)) is None
+    assert reach(apply("select", apply("le", j, i), x, const(-1e9, F32))) is None
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("shift", [-70, -1, 0, 5, 80])
+def test_causal_skips_nothing_that_counts(rng: np.random.Generator, shift: int, target: Target) -> None:
+    q, k, v = heads(rng, 1, 1, 140, 4), heads(rng, 1, 1, 150, 4), heads(rng, 1, 1, 150, 4)
+    score = apply("select", apply("le", index(1), index(0) + shift), arg(0, F32), const(-np.inf, F32))
+    found = run_attention(q, k, v, score, target=target, threads=2 if shift else 5)
+    assert_same(found, run_attention(q, k, v, score, emulate=True))
