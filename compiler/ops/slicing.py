@@ -21,20 +21,22 @@ _UNBOUNDED = 2**31 - 1  # exporters write INT32_MAX or INT64_MAX for "to the end
 Box = tuple[tuple[Size, ...], tuple[Size, ...], tuple[int, ...]]
 
 
+def at_most(a: Size, b: Size) -> bool:
+    """Whether the polynomials show that a <= b for all sizes."""
+    try:
+        return a <= b
+    except Undecided:
+        return False
+
+
 def smaller(a: Size, b: Size) -> Size:
     """min(a, b), decided by the polynomials where they decide."""
-    try:
-        return a if a <= b else b
-    except Undecided:
-        return dims.minimum(a, b)
+    return a if at_most(a, b) else b if at_most(b, a) else dims.minimum(a, b)
 
 
 def larger(a: Size, b: Size) -> Size:
     """max(a, b), decided by the polynomials where they decide."""
-    try:
-        return a if a >= b else b
-    except Undecided:
-        return dims.maximum(a, b)
+    return a if at_most(b, a) else b if at_most(a, b) else dims.maximum(a, b)
 
 
 def slice_axis(start: Size, end: Size, step: int, extent: Size) -> tuple[Size, Size]:
@@ -61,18 +63,14 @@ def slice_axis(start: Size, end: Size, step: int, extent: Size) -> tuple[Size, S
 
 
 def _is_unbounded(end: Size, extent: Size) -> bool:
-    if isinstance(end, int):
-        return end >= _UNBOUNDED
-    difference = end - extent
-    return isinstance(difference, int) and difference >= 0
+    return (isinstance(end, int) and end >= _UNBOUNDED) or at_most(extent, end)
 
 
 def _bounded(position: Size, limit: Size, extent: Size | None = None) -> Size:
     """A position counted from the front and held within 0..limit (-1..limit for a backward slice)."""
     backward = extent is not None
     whole = limit if extent is None else extent
-    from_front = position if position >= 0 else larger(whole + position, -1 if backward else 0)
-    return smaller(from_front, limit)
+    return smaller(position, limit) if position >= 0 else larger(whole + position, -1 if backward else 0)
 
 
 def resolve_slice(shape: Sequence[Size], contents: Sequence[np.ndarray | None], optional: Sequence[bool]) -> Box | None:
