@@ -30,8 +30,13 @@ class Runner(Protocol):
 class Structure(Protocol):
     """How a torch module nests its inputs and results; see compiler.frontends.torch.ImportedTorch."""
 
-    simple_inputs: bool
-    result_kind: str
+    @property
+    def simple_inputs(self) -> bool:
+        """Whether a call's positional arguments are the graph's inputs."""
+
+    @property
+    def result_kind(self) -> str:
+        """One of "tensor" and "tuple" where the outputs need no `unflatten`, else "tree"."""
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The graph's inputs in a call's arguments."""
@@ -51,7 +56,7 @@ class Program:
     """
 
     __slots__ = (
-        "__call__", "__weakref__", "_executable", "_fetch_weights", "_hint", "_imported", "_lock", "_notes",
+        "__call__", "__weakref__", "_executable", "_fetch_weights", "_hint", "_imported", "_lock", "_notes", "_run",
         "_specialize", "_specialized", "_structure", "inputs", "outputs",
     )  # fmt: skip
 
@@ -81,18 +86,15 @@ class Program:
         self._specialize, self._fetch_weights = specialize, fetch_weights
         self._specialized: OrderedDict[tuple[tuple[int, ...], ...], Runner] = OrderedDict()
         self._lock = threading.Lock()
-        if structure is not None:
-            self.__call__ = self._call_torch
-        elif isinstance(executable, Executable):
-            self.__call__ = executable.entry(self._call)
-        else:
-            self.__call__ = self._call
+        native = executable.entry if isinstance(executable, Executable) else lambda fallback: fallback
+        self._run = native(self._run_arrays)
+        self.__call__ = native(self._call) if structure is None else self._call_torch
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Outputs by name for inputs by name."""
         results = self._arrays(in_order(self.inputs, (), inputs))
         if self._structure is not None:
-            results = [to_torch(result) for result in results]
+            results = tuple(to_torch(result) for result in results)
         return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
 
     def ledger(self) -> list[LedgerRow]:
@@ -134,7 +136,7 @@ class Program:
         return f"Program({inputs} -> {outputs})"
 
     def _call(self, *args: Any, **named: Any) -> tuple[Any, ...]:
-        return tuple(self._arrays(in_order(self.inputs, args, named)))
+        return self._arrays(in_order(self.inputs, args, named))
 
     def _call_torch(self, *args: Any, **named: Any) -> Any:
         structure = self._structure
@@ -147,13 +149,15 @@ class Program:
             return outputs[0]
         return tuple(outputs) if structure.result_kind == "tuple" else structure.unflatten(outputs, inputs)
 
-    def _arrays(self, values: Sequence[Any]) -> list[Any]:
+    def _arrays(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """Outputs as arrays for inputs in order."""
-        arrays = [to_array(value, spec, self._hint) for value, spec in zip(values, self.inputs, strict=True)]
+        return self._run(*[to_array(value, spec, self._hint) for value, spec in zip(values, self.inputs, strict=True)])
+
+    def _run_arrays(self, *arrays: Any) -> tuple[Any, ...]:
         try:
-            return self._executable.run(arrays)
+            return tuple(self._executable.run(arrays))
         except GuardBroken as broken:
-            return self._special(tuple(array.shape for array in arrays), broken).run(arrays)
+            return tuple(self._special(tuple(array.shape for array in arrays), broken).run(arrays))
 
     def _special(self, shapes: tuple[tuple[int, ...], ...], broken: GuardBroken) -> Runner:
         """The executable for inputs of these shapes, which the general one does not serve."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backends.native.late import Settling, call_reference
+from backends.native.memory import window
 from backends.native.plan import Plan, Segment
 from backends.native.sizes import bind
 from compiler import dims
@@ -117,9 +118,8 @@ class _Run:
             return found
         sizes = self.settling.sizes
         shape = tuple(dims.evaluate(size, sizes) for size in view.shape)
-        strides = [dims.evaluate(stride, sizes) * found.itemsize for stride in view.strides]
-        flat = found.reshape(-1)[dims.evaluate(view.offset, sizes) :]
-        return np.lib.stride_tricks.as_strided(flat, shape, strides)
+        strides = [dims.evaluate(stride, sizes) for stride in view.strides]
+        return window(found, shape, strides, dims.evaluate(view.offset, sizes))
 
     def _has_layout(self, name: str) -> bool:
         """Whether the buffer's size was known while compiling: what is not known can only be passed on whole."""

@@ -114,7 +114,7 @@ def _reads_right(array: np.ndarray) -> bool:
 @lru_cache(maxsize=1)
 def _array_api() -> Any:
     """NumPy's C API table, None where it is not found."""
-    from numpy._core import _multiarray_umath
+    from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
     capsule = getattr(_multiarray_umath, "_ARRAY_API", None)
     if capsule is None:

@@ -46,6 +46,14 @@ def aligned_copy(array: np.ndarray) -> np.ndarray:
     return copy
 
 
+def window(array: np.ndarray, shape: Sequence[int], strides: Sequence[int], offset: int) -> np.ndarray:
+    """A strided window on the memory of a dense array, strides and offset in elements. Raises ValueError when it
+    reaches outside. (as_strided does not know the float8 types.)"""
+    size = array.dtype.itemsize
+    memory = np.ascontiguousarray(array).reshape(-1).view(f"u{size}" if size in (1, 2) else array.dtype)
+    return np.ndarray(shape, array.dtype, memory, offset * size, [stride * size for stride in strides])
+
+
 @dataclass(frozen=True)
 class Lifetime:
     """A piece of memory in use from call `first` to call `last`, both included, by the buffers that share it."""

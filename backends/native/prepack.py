@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backends.native.kernel import NativeKernel
-from backends.native.memory import ALIGNMENT, aligned_copy
+from backends.native.memory import ALIGNMENT, aligned_copy, window
 from compiler.dims import is_static
 from compiler.kernels import KernelCall, View
 
@@ -100,6 +100,4 @@ class Weights:
 def _window(array: np.ndarray, view: View) -> np.ndarray:
     """A weight seen through a view (whose sizes are numbers), without a copy where the weight is dense."""
     assert is_static((*view.shape, *view.strides, view.offset)), f"weight {view.buffer} has symbolic sizes"
-    flat = np.ascontiguousarray(array).reshape(-1)
-    strides = [stride * flat.itemsize for stride in view.strides]
-    return np.lib.stride_tricks.as_strided(flat[view.offset :], view.shape, strides, writeable=False)  # type: ignore
+    return window(array, view.shape, view.strides, view.offset)  # type: ignore[arg-type]
