@@ -88,13 +88,16 @@ def read_operands(reader: ArgumentReader, dtypes: Sequence[DType], classes: Sequ
 
 
 def vector_lanes(roots: Sequence[Expr], operands: Sequence[DType], target: Target) -> int:
-    """Lanes that fill one vector register with the widest type met. int64 positions count only beside 64-bit data:
-    a comparison of two indices should not halve the vectors of a float32 expression."""
+    """Lanes that fill one vector register with the widest type met. Positions do not count: a comparison of two int64
+    indices should not halve the vectors of a float32 expression."""
     widths = {dtype.bytes for dtype in operands}
-    widths |= {node.dtype.bytes for node in walk(tuple(roots)) if node.dtype.bits < 64 or node.dtype.is_float}
-    if not any(dtype.bytes < 8 for dtype in operands):
-        widths |= {node.dtype.bytes for node in walk(tuple(roots))}
-    return max(1, target.vector // max(widths))
+    positions: set[Expr] = set()
+    for node in walk(tuple(roots)):
+        if node.op in ("index", "const") or (node.args and node.dtype.is_integer and positions.issuperset(node.args)):
+            positions.add(node)
+        else:
+            widths.add(node.dtype.bytes)
+    return max(1, target.vector // max(widths, default=8))
 
 
 def cost(roots: Sequence[Expr]) -> int:

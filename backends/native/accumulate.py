@@ -1,7 +1,7 @@
 """Accumulators of reductions in registers: how a stage starts, takes an element and joins two partial results.
 
 compiler/canonical.py says in which order they are used. A state is a list of vectors: the value, and for argmax and
-argmin the i64 index.
+argmin an index.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from backends.native.emitter import ExprEmitter
 from backends.native.loops import Values, counted_loop, round_down, when
-from backends.native.vectors import I32, I64, constant, lanes_of, register_type, widen
+from backends.native.vectors import I32, I64, constant, iota, lanes_of, register_type, widen
 from compiler import dtypes
 from compiler.canonical import LANES, identity
 from compiler.dtypes import DType
@@ -45,14 +45,10 @@ class Accumulator:
             return least if self.fn.endswith("max") else most
         return identity(self.fn, np.dtype(bool if self.dtype.kind == "bool" else float))
 
-    def start(self, lanes: int, numbers: Sequence[int] | None = None) -> list[ir.Value]:
-        """No element taken. An index starts at the lane's entry of `numbers` (0 without), the first position the lane
-        sees: right if nothing beats the identity."""
+    def start(self, lanes: int, counter: ir.IntType = I64) -> list[ir.Value]:
+        """No element taken; an index of type `counter` starts at 0, right if nothing beats the identity."""
         value = constant(register_type(self.dtype, lanes), self.identity)
-        if not self.indexed:
-            return [value]
-        numbers = list(numbers or [0] * lanes)
-        return [value, ir.Constant(widen(I64, lanes), numbers) if lanes > 1 else I64(numbers[0])]
+        return [value, constant(widen(counter, lanes), 0)] if self.indexed else [value]
 
     def take(
         self,
@@ -71,6 +67,14 @@ class Accumulator:
         if mask is not None:
             better = builder.and_(better, mask)
         return [builder.select(better, element, state[0]), builder.select(better, position, state[1])]
+
+    def number(self, builder: ir.IRBuilder, state: Sequence[ir.Value], first: int) -> list[ir.Value]:
+        """A state whose index counts blocks of LANES, in lanes `first` on of the block, with i64 positions instead."""
+        if not self.indexed:
+            return list(state)
+        kind = widen(I64, lanes_of(state[1]))
+        start = builder.mul(builder.zext(state[1], kind), constant(kind, LANES))
+        return [state[0], builder.add(start, builder.add(iota(kind), constant(kind, first)))]
 
     def tree(self, builder: ir.IRBuilder, states: Sequence[Sequence[ir.Value]]) -> list[ir.Value]:
         """The lanes of all states joined into scalars: vectors v and v + half, then lanes l and l + half."""
@@ -109,8 +113,8 @@ class Accumulator:
     def _beats(self, builder: ir.IRBuilder, new: ir.Value, old: ir.Value) -> ir.Value:
         relation = ">" if self.fn == "argmax" else "<"
         if self.dtype.is_float:
-            first_nan = builder.and_(builder.fcmp_unordered("uno", new, new), builder.fcmp_ordered("ord", old, old))
-            return builder.or_(builder.fcmp_ordered(relation, new, old), first_nan)
+            # Greater, or the first NaN: nothing beats a NaN.
+            return builder.and_(builder.fcmp_unordered(relation, new, old), builder.fcmp_ordered("ord", old, old))
         compare = builder.icmp_signed if self.dtype.kind == "int" else builder.icmp_unsigned
         return compare(relation, new, old)
 

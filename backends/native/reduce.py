@@ -41,8 +41,9 @@ class ReduceKernel:
     def plan(self) -> ReducePlan:
         """The passes over a row."""
         spec = self.spec
-        roots = (*(stage.expr for stage in spec.stages), *spec.element_outputs, *spec.row_outputs)
-        dtypes = (*spec.inputs, *(root.dtype for root in (*spec.element_outputs, *spec.row_outputs)))
+        # Row outputs do not count: they are computed once a row.
+        roots = (*(stage.expr for stage in spec.stages), *spec.element_outputs)
+        dtypes = (*spec.inputs, *(root.dtype for root in spec.element_outputs))
         return plan(spec, min(LANES, vector_lanes(roots, dtypes, self.target)))
 
     def emit(self, module: ir.Module) -> None:

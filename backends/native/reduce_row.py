@@ -11,11 +11,11 @@ from backends.native.access import unroll
 from backends.native.accumulate import accumulator
 from backends.native.emitter import ExprEmitter
 from backends.native.hoist import Hoisted
-from backends.native.kernel import I64
+from backends.native.kernel import I32, I64
 from backends.native.loops import Values, counted_loop, round_down, when
 from backends.native.reduce_emission import ReduceEmission
 from backends.native.reduce_plan import Pass, ReducePlan
-from backends.native.vectors import index_vector, tail_mask
+from backends.native.vectors import index_vector, splat, tail_mask
 from compiler.canonical import LANES
 from compiler.expr import Expr
 from compiler.kernels import BROADCAST
@@ -119,9 +119,7 @@ class _RowEmission(ReduceEmission):
 
         return keep
 
-    def _write(
-        self, values: Values, offsets: Values, i: ir.Value, flat: ir.Value, mask: ir.Value | None
-    ) -> None:
+    def _write(self, values: Values, offsets: Values, i: ir.Value, flat: ir.Value, mask: ir.Value | None) -> None:
         for number, value in enumerate(values):
             self.writes[number].store(self.builder, value, offsets[len(self.spec.inputs) + number], i, mask)
 
@@ -131,15 +129,15 @@ class _RowEmission(ReduceEmission):
         elements = self._hoist(step.roots, self.indices, self.offsets)
         keep = self._keeper(step)
         stages = [accumulator(self.plan.stages[stage]) for stage in step.stages]
-        starts = [[stage.start(lanes, range(v * lanes, (v + 1) * lanes)) for stage in stages] for v in range(count)]
+        starts = [[stage.start(lanes, I32) for stage in stages] for _ in range(count)]
         widths = [len(state) for state in starts[0]]
 
         def take(states: list[Values], i: ir.Value, mask: ir.Value | None) -> list[Values]:
             values = elements.at(i, i, mask)
             keep(values, self.offsets, i, i, mask)
-            position = index_vector(builder, i, lanes) if any(stage.indexed for stage in stages) else None
+            block_number = splat(builder, builder.trunc(builder.lshr(i, I64(LANES.bit_length() - 1)), I32), lanes)
             return [
-                stage.take(builder, state, value, position, mask)
+                stage.take(builder, state, value, block_number, mask)
                 for stage, state, value in zip(stages, states, values, strict=True)
             ]
 
@@ -166,7 +164,8 @@ class _RowEmission(ReduceEmission):
             inside = builder.icmp_signed("<", i, self.length)
             ends.append(_split(when(builder, inside, tail, list(chain.from_iterable(states))), widths))
         for number, (index, stage) in enumerate(zip(step.stages, stages, strict=True)):
-            self.stats[index] = stage.result(stage.tree(builder, [states[number] for states in ends]))
+            lanes_of_stage = [stage.number(builder, states[number], v * lanes) for v, states in enumerate(ends)]
+            self.stats[index] = stage.result(stage.tree(builder, lanes_of_stage))
 
 
 class _Elements:
