@@ -45,7 +45,7 @@ class Blocking:
 @dataclass(frozen=True)
 class Product:
     """What blocking has to know about a call. `fresh_b`: B comes unpacked; `unit_b`: with unit stride along N;
-    `gathers`: A rows are copied into scratch first."""
+    `gathers`: A rows are copied into scratch first. K blocks are whole `segment`s."""
 
     batch: int
     m: int
@@ -54,6 +54,7 @@ class Product:
     fresh_b: bool
     unit_b: bool
     gathers: bool
+    segment: int = 1
 
 
 @lru_cache(maxsize=1024)
@@ -90,7 +91,8 @@ def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
     if product.k <= most:
         return max(product.k, 1)
     blocks = -(-product.k // most)
-    return -(-product.k // (blocks * unit.k)) * unit.k
+    multiple = unit.k * product.segment
+    return -(-product.k // (blocks * multiple)) * multiple
 
 
 def _block_rows(unit: MatrixUnit, product: Product, target: Target, item_rows: int, mr: int, nr: int) -> int:

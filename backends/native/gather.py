@@ -54,18 +54,36 @@ def define_gatherer(module: ir.Module, name: str, spatial: int, dtype: DType, la
     return function
 
 
-class _Gatherer:
-    """The body of a gatherer."""
+class WindowWalk:
+    """A walk over output positions, row by row of A, with what the argument words say of the window."""
 
-    def __init__(self, builder: ir.IRBuilder, function: ir.Function, spatial: int, dtype: DType, lanes: int) -> None:
-        self.builder, self.spatial, self.dtype, self.lanes = builder, spatial, dtype, lanes
-        words, self.input, self.first, self.rows, self.scratch = function.args
+    def __init__(self, builder: ir.IRBuilder, words: ir.Value, image: ir.Value, spatial: int) -> None:
+        self.builder, self.spatial, self.input = builder, spatial, image
         values = [builder.load(builder.gep(words, [I64(i)])) for i in range(window_word_count(spatial))]
         self.axis = {field: values[i * spatial : (i + 1) * spatial] for i, field in enumerate(_FIELDS)}
         self.strides = values[6 * spatial : 7 * spatial + 1]
         self.channels, self.run = values[-2:]
         # The number of images never matters: the first axis is not wrapped around.
         self.walk = Odometer(builder, [I64(0), *self.axis["output"]], [])
+
+    def corner(self, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
+        """Input coordinates of kernel position 0 for an output position, and the address of its image."""
+        builder = self.builder
+        image, *positions = self.walk.indices(state)
+        corner = [
+            builder.sub(builder.mul(position, stride), pad)
+            for position, stride, pad in zip(positions, self.axis["stride"], self.axis["pad"], strict=True)
+        ]
+        return corner, move(builder, self.input, builder.mul(image, self.strides[0]))
+
+
+class _Gatherer(WindowWalk):
+    """The body of a gatherer."""
+
+    def __init__(self, builder: ir.IRBuilder, function: ir.Function, spatial: int, dtype: DType, lanes: int) -> None:
+        words, image, self.first, self.rows, self.scratch = function.args
+        super().__init__(builder, words, image, spatial)
+        self.dtype, self.lanes = dtype, lanes
 
     def emit(self) -> None:
         """All rows; those wholly inside the input take a path without clipping."""
@@ -75,7 +93,7 @@ class _Gatherer:
 
         def one_row(_: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             target, state = carried[0], carried[1:]
-            corner, source = self._corner(state)
+            corner, source = self.corner(state)
             after = when(
                 builder,
                 self._whole(corner),
@@ -85,16 +103,6 @@ class _Gatherer:
             return after + self.walk.next(state)
 
         counted_loop(builder, I64(0), self.rows, I64(1), [self.scratch, *self.walk.at(self.first)], one_row)
-
-    def _corner(self, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
-        """Input coordinates of kernel position 0 for an output position, and the address of its image."""
-        builder = self.builder
-        image, *positions = self.walk.indices(state)
-        corner = [
-            builder.sub(builder.mul(position, stride), pad)
-            for position, stride, pad in zip(positions, self.axis["stride"], self.axis["pad"], strict=True)
-        ]
-        return corner, move(builder, self.input, builder.mul(image, self.strides[0]))
 
     def _whole(self, corner: list[ir.Value]) -> ir.Value:
         """Whether every kernel position is inside the input."""

@@ -13,6 +13,7 @@ from llvmlite import ir
 from backends.native.blocking import Blocking, Product, blocking
 from backends.native.gather import window_words
 from backends.native.gemv import CHAINS, GEMV_ROWS
+from backends.native.indirect import ADDRESS
 from backends.native.kernel import Arguments
 from backends.native.macrokernel import HEADER, MacroKernel, Shape
 from backends.native.pack import pack_panels
@@ -23,6 +24,7 @@ from compiler.dims import Size
 from compiler.kernels import GemmSpec, KernelCall, View
 
 CACHE_LINE = 64
+SEGMENT = 16  # channels from which a window's rows are read where they lie
 PACKED_N = 256  # columns from which packing an A without unit stride along K pays
 
 
@@ -83,10 +85,15 @@ class GemmKernel:
         batch = [size(extent) for extent in call.writes[0].shape[: spec.batch_rank]]
         m, n = (size(extent) for extent in call.writes[0].shape[-2:])
         k = size(b.shape[-2])
-        product = Product(prod(batch), m, n, k, not spec.constant_b, spec.b_axis == "row", bool(spec.window))
+        segment = size(a.shape[-1])
+        gathers = bool(spec.window) and not self.shape.indirect
+        product = Product(
+            prod(batch), m, n, k, not spec.constant_b, spec.b_axis == "row", gathers,
+            segment if self.shape.indirect else 1,
+        )  # fmt: skip
         cut = blocking(unit, self.shape.grid, product, self.target, threads)
         items = cut.items(m, n, prod(batch))
-        tile, packed_b, gathered, packed_a = self._scratch(cut, k)
+        tile, packed_b, gathered, packed_a = self._scratch(cut, k, segment)
         header = {
             "items": items, "items_per_chunk": cut.items_per_chunk,
             "m_items": -(-m // cut.item_rows), "n_items": -(-n // cut.item_columns),
@@ -94,7 +101,7 @@ class GemmKernel:
             "m": m, "n": n, "k": k, "depth": cut.depth, "pack_b": int(cut.pack_b), "b_offset": tile,
             "b_step": self._panel_bytes(k) if cut.keeps_b else 0, "gather_offset": tile + packed_b,
             "a_offset": tile + packed_b + gathered,
-            "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0,
+            "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0, "segment": segment,
         }  # fmt: skip
         words: list[int | View] = [header[field] for field in HEADER]
         words += window_words(call, size)
@@ -114,8 +121,9 @@ class GemmKernel:
         chunks = max(1, -(-items // cut.items_per_chunk))
         return Arguments(tuple(words), chunks, tile + packed_b + gathered + packed_a)
 
-    def _scratch(self, cut: Blocking, k: int) -> tuple[int, int, int, int]:
-        """Bytes for tiles, for packed panels of fresh B, for gathered rows of A, for packed panels of A."""
+    def _scratch(self, cut: Blocking, k: int, segment: int) -> tuple[int, int, int, int]:
+        """Bytes for tiles, for packed panels of fresh B, for gathered rows of A or their addresses, for packed panels
+        of A or a row of zeros."""
         unit, grid = self.matrix_unit, self.shape.grid
         rows = max(grid.rows * unit.m, cut.block_rows if cut.depth < k else 0)
         columns = self.width * (-(-CHAINS // grid.columns))
@@ -126,6 +134,9 @@ class GemmKernel:
         height, deep = unit.panels(grid)[0]
         rows = -(-cut.block_rows // height) * height if self.shape.packs_a else 0
         packed_a = rows * -(-k // deep) * deep * unit.a.bytes
+        if self.shape.indirect:
+            gathered = -(-cut.block_rows // height) * height * -(-k // max(segment, 1)) * ADDRESS
+            packed_a = (segment + unit.n) * unit.a.bytes
         return _lines(tile), _lines(packed_b), _lines(gathered), _lines(packed_a)
 
     def _panel_bytes(self, k: int) -> int:
@@ -158,7 +169,9 @@ def select(call: KernelCall, target: Target) -> GemmKernel:
     narrow = -(-(n % width) // unit.n) if isinstance(n, int) and n % width else grid.columns
     packs_a = not unit.in_place or (spec.a_axis != "row" and not spec.window and isinstance(n, int) and n >= PACKED_N)
     small = unit.m == 1 and (not isinstance(m, int) or m <= GEMV_ROWS)
-    shape = Shape(grid, _row_counts(unit, grid.rows, m), narrow, small, packs_a)
+    channels = call.reads[0].shape[-1]
+    indirect = bool(spec.window) and unit.in_place and isinstance(channels, int) and channels >= SEGMENT
+    shape = Shape(grid, _row_counts(unit, grid.rows, m), narrow, small, packs_a, indirect)
     return GemmKernel(_shared(spec, packs_a), unit, shape, target, reason)
 
 

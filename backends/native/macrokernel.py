@@ -18,30 +18,33 @@ from backends.native.epilogue import Epilogue
 from backends.native.frame import Frame, move
 from backends.native.gather import define_gatherer, window_word_count
 from backends.native.gemv import panel_groups
+from backends.native.indirect import ADDRESS, define_row_table
 from backends.native.kernel import I8, I64, ArgumentReader, declare_kernel
 from backends.native.loops import Values, chunk_range, counted_loop, smaller
 from backends.native.microkernel import MicroKernel, for_row_blocks
 from backends.native.pack import Panel, define_panel_packer
 from backends.native.units import Grid, MatrixUnit
-from backends.native.vectors import I1
+from backends.native.vectors import I1, constant
 from compiler.kernels import GemmSpec
 
 # The argument words before the operands, in order. Offsets are of scratch, in bytes.
 HEADER = ("items", "items_per_chunk", "m_items", "n_items", "item_rows", "item_columns", "block_rows", "m", "n", "k",
-          "depth", "pack_b", "b_offset", "b_step", "gather_offset", "a_offset", "tile_step")  # fmt: skip
+          "depth", "pack_b", "b_offset", "b_step", "gather_offset", "a_offset", "tile_step", "segment")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Shape:
     """What shapes a GEMM kernel's code besides its spec. `rows`: row counts micro-kernels exist for, descending;
     `narrow`: columns of the micro-kernels for the last panel (the grid's own if nothing is known of it); `small`:
-    whether there is a path for few rows; `packs_a`: whether blocks of A are packed into panels."""
+    whether there is a path for few rows; `packs_a`: whether blocks of A are packed into panels; `indirect`: whether a
+    window's rows are read where they lie, through a table, instead of gathered."""
 
     grid: Grid
     rows: tuple[int, ...]
     narrow: int
     small: bool
     packs_a: bool
+    indirect: bool
 
 
 class MacroKernel:
@@ -73,7 +76,9 @@ class MacroKernel:
 
     def _define_helpers(self) -> None:
         spec, unit = self.spec, self.unit
-        if spec.window:
+        if self.shape.indirect:
+            self.row_table = define_row_table(self.module, f"{self.name}_rows", spec.window, self.height)
+        elif spec.window:
             self.gather = define_gatherer(self.module, f"{self.name}_gather", spec.window, spec.a, unit.n)
         if self.shape.packs_a:
             axis = "k" if spec.window else {"row": "k", "column": "x"}.get(spec.a_axis, "")
@@ -88,8 +93,8 @@ class MacroKernel:
 
     def micro(self, rows: int, columns: int, panels: int) -> tuple[MicroKernel, ir.Function]:
         """The micro-kernel of that size, defined on first use."""
-        fresh = not self.spec.constant_b
-        what = MicroKernel(self.unit, self.epilogue, rows, columns, panels, self.width, self.b_depth, fresh)
+        fresh, height = not self.spec.constant_b, self.height if self.shape.indirect else 0
+        what = MicroKernel(self.unit, self.epilogue, rows, columns, panels, self.width, self.b_depth, fresh, height)
         if what.name not in self._micro:
             self._micro[what.name] = what, what.define(self.module, f"{self.name}_{what.name}")
         return self._micro[what.name]
@@ -100,12 +105,18 @@ class MacroKernel:
         first, stop = chunk_range(builder, self.function.args[2], word["items_per_chunk"], word["items"])
         self.unit.enter(builder)
         self._set_frame()
+        if self.shape.indirect:
+            self._clear_zeros()
         counted_loop(builder, first, stop, I64(1), [], self._item)
         self.unit.leave(builder)
         builder.ret_void()
 
     def _set_frame(self) -> None:
         builder, unit, frame = self.builder, self.unit, self.frame
+        # A window without channels has no segments, and nothing may divide by their length.
+        empty = builder.icmp_signed("==", self.word["segment"], I64(0))
+        self.segment = builder.select(empty, I64(1), self.word["segment"])
+        frame.set("segment", self.segment)
         if self.shape.packs_a:
             frame.set("a_k", I64(self.height * unit.k * unit.a.bytes))
             frame.set("a_row", I64(self.a_depth * unit.a.bytes))
@@ -118,6 +129,21 @@ class MacroKernel:
         else:
             frame.set("b_k", self.b_k)
             frame.set("b_panel", I64(self.width * unit.b.bytes))
+
+    def _zeros(self) -> ir.Value:
+        return move(self.builder, self.function.args[3], self.word["a_offset"])
+
+    def _clear_zeros(self) -> None:
+        """The row that stands for padding."""
+        builder, zeros = self.builder, self._zeros()
+        zero = constant(self.unit.acc_type, 0)
+
+        def clear(i: ir.Value, _: Values) -> Values:
+            address = move(builder, zeros, builder.mul(i, I64(self.unit.a.bytes)))
+            builder.store(zero, builder.bitcast(address, zero.type.as_pointer()), align=self.unit.a.bytes)
+            return []
+
+        counted_loop(builder, I64(0), self.word["segment"], I64(self.unit.n), [], clear)
 
     def _panel_bytes(self, width: int, depth: int, size: int) -> ir.Value:
         """Bytes of a packed panel: K rounded up to the panel's depth."""
@@ -160,6 +186,10 @@ class MacroKernel:
     def _block_rows(self, a: ir.Value) -> ir.Value:
         """The address of the block's first row of A, gathered or packed if need be."""
         builder = self.builder
+        if self.shape.indirect:
+            table = move(builder, self.function.args[3], self.word["gather_offset"])
+            builder.call(self.row_table, [self.window, a, self.m0, self.rows, self._zeros(), table])
+            return table
         if self.spec.window:
             rows = move(builder, self.function.args[3], self.word["gather_offset"])
             builder.call(self.gather, [self.window, a, self.m0, self.rows, rows])
@@ -184,6 +214,11 @@ class MacroKernel:
     def a_address(self, i: ir.Value, k: ir.Value) -> ir.Value:
         """Where row i of the block lies, from column k on (a multiple of the panels' depth where packed)."""
         builder, unit = self.builder, self.unit
+        if self.shape.indirect:
+            segments = builder.mul(builder.udiv(i, I64(self.height)), builder.udiv(self.word["k"], self.segment))
+            segments = builder.add(segments, builder.udiv(k, self.segment))
+            entry = builder.add(builder.mul(segments, I64(self.height)), builder.urem(i, I64(self.height)))
+            return move(builder, self.block_a, builder.mul(entry, I64(ADDRESS)))
         if not self.shape.packs_a:
             offset = builder.add(builder.mul(i, self.a_row), builder.mul(k, self.a_k))
             return move(builder, self.block_a, offset)

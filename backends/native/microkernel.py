@@ -26,7 +26,8 @@ MICROKERNEL_TYPE = ir.FunctionType(ir.VoidType(), [FRAME, POINTER, POINTER, I64,
 @dataclass(frozen=True)
 class MicroKernel:
     """A grid of `rows` mma rows and `columns` mma columns in each of `panels` neighbouring B panels, `width` elements
-    wide and `depth` deep each. `fresh`: B's K stride comes from the frame."""
+    wide and `depth` deep each. `fresh`: B's K stride comes from the frame. `height`: `a` is a table of addresses
+    of so many rows for each segment of K (see indirect), or 0."""
 
     unit: MatrixUnit
     epilogue: Epilogue
@@ -36,6 +37,7 @@ class MicroKernel:
     width: int
     depth: int
     fresh: bool
+    height: int
 
     @property
     def name(self) -> str:
@@ -118,14 +120,13 @@ class MicroKernel:
     ) -> list[ir.Value | int]:
         unit, wide = self.unit, self.panels * self.columns
         row_stride, k_stride = frame.get("a_row"), frame.get("a_k")
-        rows = [move(builder, a, builder.mul(row_stride, I64(i * unit.m))) for i in range(self.rows)]
         group = frame.get("b_k") if self.fresh else I64(self.width * self.depth * unit.b.bytes)
         b_step = builder.mul(group, I64(unit.k // self.depth))
         panels = [builder.mul(frame.get("b_panel"), I64(p)) for p in range(self.panels)]
         prefetch_step = frame.get("prefetch_step")
         registers = accs if unit.acc_type is not None else []
 
-        def step(_: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+        def step(rows: list[ir.Value], carried: list[ir.Value]) -> list[ir.Value]:
             position, panel, line, *current = carried
             current = current or accs
             columns = []
@@ -142,8 +143,23 @@ class MicroKernel:
             moved = [builder.add(position, k_stride), move(builder, panel, b_step), move(builder, line, prefetch_step)]
             return moved + (after if registers else [])
 
-        state = counted_loop(builder, I64(0), depth, I64(unit.k), [I64(0), b, prefetch, *registers], step)
-        return list(state[3:]) if registers else accs
+        def run(rows: list[ir.Value], length: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            initial = [I64(0), *carried]
+            return counted_loop(builder, I64(0), length, I64(unit.k), initial, lambda _, c: step(rows, c))[1:]
+
+        def segment(first: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            entry, *rest = carried
+            rows = [builder.load(builder.gep(entry, [I64(i)])) for i in range(self.rows)]
+            return [builder.gep(entry, [I64(self.height)]), *run(rows, frame.get("segment"), rest)]
+
+        carried = [b, prefetch, *registers]
+        if self.height:
+            table = builder.bitcast(a, POINTER.as_pointer())
+            carried = counted_loop(builder, I64(0), depth, frame.get("segment"), [table, *carried], segment)[1:]
+        else:
+            rows = [move(builder, a, builder.mul(row_stride, I64(i * unit.m))) for i in range(self.rows)]
+            carried = run(rows, depth, carried)
+        return list(carried[2:]) if registers else accs
 
     def _finish(
         self, builder: ir.IRBuilder, frame: Frame, accs: list[ir.Value | int], m: ir.Value, n: ir.Value

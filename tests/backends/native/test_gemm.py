@@ -175,7 +175,7 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-@pytest.mark.parametrize("channels", [3, 16, 21])
+@pytest.mark.parametrize("channels", [3, 21, 33, 48])
 @pytest.mark.parametrize("dense", [True, False])
 def test_windows(name: str, channels: int, dense: bool) -> None:
     axes = WINDOWS[name]
