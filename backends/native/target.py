@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -69,6 +70,14 @@ class Target:
         return ", ".join(sorted(self.features - here.features))
 
     @property
+    def units(self) -> Mapping[str, str]:
+        """The matrix units there are by name, best first: '' for those this target runs, else what it lacks."""
+        from backends.native.units import ORDERED, generic
+
+        reasons = {unit.name: unit.missing(self) for unit in (*ORDERED, *generic.units(self.vector))}
+        return {name: f"needs {reason}" if reason else "" for name, reason in reasons.items()}
+
+    @property
     def spin_hint(self) -> tuple[str, tuple[int, ...]]:
         """The intrinsic (name, i32 arguments) to call while waiting in a loop; ('', ()) if there is none."""
         hints = {"x86_64": ("llvm.x86.sse2.pause", ()), "aarch64": ("llvm.aarch64.hint", (1,))}
@@ -81,10 +90,13 @@ class Target:
 
     def __str__(self) -> str:
         caches = " / ".join(f"{size >> 10} KiB" for size in (self.l1, self.l2, self.l3))
-        return (
-            f"{self.name}: {self.cpu} ({self.triple}), {self.cores} cores, {8 * self.vector}-bit vectors\n"
-            f"caches {caches}\nfeatures: {' '.join(sorted(self.features))}"
+        lines = (
+            f"{self.name}: {self.cpu} ({self.triple}), {self.cores} cores, {8 * self.vector}-bit vectors",
+            f"caches {caches}",
+            f"features: {' '.join(sorted(self.features))}",
+            *(f"unit {name}: {reason or 'usable'}" for name, reason in self.units.items()),
         )
+        return "\n".join(lines)
 
 
 @lru_cache(maxsize=1)

@@ -82,6 +82,14 @@ def test_code_of_another_architecture_is_refused() -> None:
         Engine(other)
 
 
+def test_units_say_why_they_are_not_usable() -> None:
+    generic = named("generic")
+    assert "" in generic.units.values()
+    lacking = {name: reason for name, reason in generic.units.items() if reason}
+    assert all(reason.startswith("needs ") for reason in lacking.values())
+    assert all(f"unit {name}: {reason}" in str(generic) for name, reason in lacking.items())
+
+
 def test_caches_and_cores_are_plausible() -> None:
     machine = host()
     assert 4 << 10 <= machine.l1 <= machine.l2
