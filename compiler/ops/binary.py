@@ -29,6 +29,7 @@ from compiler.ops.elementwise import (
     operand,
     wide,
 )
+from compiler.ops.extents import larger, smaller
 from compiler.ops.onnx_types import align_second
 from compiler.ops.rounding import integer_limits
 from compiler.types import TensorType
@@ -157,11 +158,11 @@ TABLE = (
     _comparison("greater_or_equal", "GreaterOrEqual", np.greater_equal, "ge", lambda a, b: a >= b),
     Row(
         "max", chain("max"), lambda *xs: reduce(np.maximum, xs), NUMBER, "Max", arity=0,
-        tracks=True, sizes=lambda *xs: reduce(np.frompyfunc(dims.maximum, 2, 1), xs),
+        tracks=True, sizes=lambda *xs: reduce(np.frompyfunc(larger, 2, 1), xs),
     ),
     Row(
         "min", chain("min"), lambda *xs: reduce(np.minimum, xs), NUMBER, "Min", arity=0,
-        tracks=True, sizes=lambda *xs: reduce(np.frompyfunc(dims.minimum, 2, 1), xs),
+        tracks=True, sizes=lambda *xs: reduce(np.frompyfunc(smaller, 2, 1), xs),
     ),
     Row("sum", chain("add"), lambda *xs: reduce(np.add, xs), FLOAT, "Sum", arity=0, ulp=2),
     Row("mean", _mean, lambda *xs: reduce(np.add, xs) / len(xs), FLOAT, "Mean", arity=0, ulp=3, special=False),

@@ -16,7 +16,8 @@ from compiler.dtypes import DType
 from compiler.expr import Expr, apply, arg, bitcast, cast, const, select
 from compiler.ir import Node, Value
 from compiler.op import REQUIRED, Call, OnnxRow, Sample, op
-from compiler.ops.elementwise import ANY, check_kind, common_shape, emit_map, in_float64, operand, widened
+from compiler.ops.elementwise import ANY, check_kind, common_shape, emit_map, in_float64, known_sizes, operand, widened
+from compiler.ops.extents import larger, smaller
 from compiler.ops.onnx_types import onnx_dtype
 from compiler.ops.rounding import SATURATING, convert, to_exponent
 from compiler.types import TensorType, ValueType
@@ -62,6 +63,9 @@ class Cast:
             return None
         if source == to:
             return x
+        known = known_sizes(b, node)
+        if known is not None:
+            return known
         return emit_map(b, saturated_cast(arg(0, source), to, bool(node.attrs["saturate"])), x, hint="cast")
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
@@ -144,7 +148,7 @@ class Where:
         if dtype.kind in ("string", "complex"):
             return None
         chosen = select(arg(0, dtypes.boolean), arg(1, dtype), arg(2, dtype))
-        return emit_map(b, chosen, condition, x, y, hint="where")
+        return known_sizes(b, node) or emit_map(b, chosen, condition, x, y, hint="where")
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         condition = rng.integers(0, 2, (3, 1)).astype(bool)
@@ -171,7 +175,7 @@ class Clip:
 
     def reference(x: np.ndarray, low: np.ndarray | None = None, high: np.ndarray | None = None) -> np.ndarray:
         sizes = any(a is not None and a.dtype == object for a in (x, low, high))
-        below, above = (np.frompyfunc(dims.maximum, 2, 1), np.frompyfunc(dims.minimum, 2, 1)) if sizes else (
+        below, above = (np.frompyfunc(larger, 2, 1), np.frompyfunc(smaller, 2, 1)) if sizes else (
             np.maximum, np.minimum)  # fmt: skip
         x = x if low is None else below(x, low)
         return np.asarray(x if high is None else above(x, high))
@@ -183,7 +187,7 @@ class Clip:
             if value is not None:
                 bound = operand(given.index(value, 1), value)
                 result = apply("max" if number == 1 else "min", result, bound)
-        return emit_map(b, cast(result, node.output.type.dtype), *given, hint="clip")
+        return known_sizes(b, node) or emit_map(b, cast(result, node.output.type.dtype), *given, hint="clip")
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         x = rng.uniform(-3, 3, (4, 5))

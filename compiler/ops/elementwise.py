@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from compiler import dtypes
-from compiler.builder import Builder
+from compiler.builder import Builder, evaluate
 from compiler.dtypes import DType
 from compiler.expr import Expr, arg, cast
 from compiler.ir import Node, Value
-from compiler.op import Call, OnnxRow, Op, Sample, register
+from compiler.op import Call, OnnxRow, Op, Sample, lookup, register
 from compiler.ops.rounding import round_to
 from compiler.types import TensorType
 
@@ -62,6 +62,15 @@ def operand(number: int, value: Value | None) -> Expr:
 def emit_map(b: Builder, expr: Expr, *values: Value | None, hint: str = "map") -> Value:
     """One elementwise node; `expr` numbers its arguments as `values`."""
     return b.emit("map", *values, hint=hint, outputs=(expr,), shape=None)
+
+
+def known_sizes(b: Builder, node: Node) -> Value | None:
+    """The int64 result of a node whose operands are known sizes, so that what reads it still knows them."""
+    result = evaluate(lookup(node.op), node, [b.contents(v) for v in node.inputs])
+    if result is None or node.output.type.dtype != dtypes.int64 or result[0].dtype != object:
+        return None
+    contents = result[0]
+    return b.emit("reshape", b.sizes(list(contents.flat)), b.sizes(contents.shape), hint=node.op)
 
 
 def in_float64(fn: Callable[..., Any], arrays: Sequence[np.ndarray], attrs: Mapping[str, Any], dtype: Any) -> Any:
@@ -134,6 +143,9 @@ def declare(row: Row) -> Op:
         dtype = node.inputs[0].type.dtype
         if dtype.kind == "string":
             return None
+        known = known_sizes(b, node) if row.tracks else None
+        if known is not None:
+            return known
         result = row.expr(*(operand(i, v) for i, v in enumerate(node.inputs)), **node.attrs)
         return emit_map(b, result if row.result == "bool" else cast(result, dtype), *node.inputs, hint=row.name)
 

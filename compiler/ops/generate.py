@@ -15,10 +15,10 @@ from compiler.dtypes import DType
 from compiler.expr import apply, arg, cast, const, index, select
 from compiler.ir import Node, Value
 from compiler.op import Call, OnnxRow, Sample, op
-from compiler.ops.elementwise import emit_map, in_float64, operand
+from compiler.ops.elementwise import emit_map, in_float64, known_sizes, operand
+from compiler.ops.extents import larger
 from compiler.ops.onnx_types import onnx_dtype
 from compiler.ops.shape import known_shape, listed, unknown_shape, vector_length
-from compiler.ops.slicing import larger
 from compiler.types import TensorType
 
 
@@ -96,6 +96,9 @@ class Range:
     def decompose(b: Builder, node: Node) -> Value | None:
         if any(b.contents(v) is None for v in node.inputs):
             return None
+        known = known_sizes(b, node)
+        if known is not None:
+            return known
         start, _, delta = node.inputs
         dtype: DType = start.type.dtype
         first, step = operand(0, start), operand(1, delta)

@@ -13,30 +13,13 @@ from compiler.dims import Size, Undecided
 from compiler.errors import ShapeError
 from compiler.ir import Node, Value
 from compiler.op import Call, OnnxRow, Sample, op
+from compiler.ops.extents import at_most, larger, smaller
 from compiler.ops.onnx_types import attribute_to_input
 from compiler.ops.shape import known_shape, listed
 from compiler.types import TensorType
 
 _UNBOUNDED = 2**31 - 1  # exporters write INT32_MAX or INT64_MAX for "to the end"
 Box = tuple[tuple[Size, ...], tuple[Size, ...], tuple[int, ...]]
-
-
-def at_most(a: Size, b: Size) -> bool:
-    """Whether the polynomials show that a <= b for all sizes."""
-    try:
-        return a <= b
-    except Undecided:
-        return False
-
-
-def smaller(a: Size, b: Size) -> Size:
-    """min(a, b), decided by the polynomials where they decide."""
-    return a if at_most(a, b) else b if at_most(b, a) else dims.minimum(a, b)
-
-
-def larger(a: Size, b: Size) -> Size:
-    """max(a, b), decided by the polynomials where they decide."""
-    return a if at_most(b, a) else b if at_most(a, b) else dims.maximum(a, b)
 
 
 def slice_axis(start: Size, end: Size, step: int, extent: Size) -> tuple[Size, Size]:

@@ -18,7 +18,9 @@ from compiler.types import TensorType, of_array
 
 lookup("map")  # fills the registry
 FIXED_OPERANDS = frozenset({("gather_nd", 1)})  # its last size decides the result's rank
-RECURRENT, BATCH = frozenset({"lstm", "gru", "rnn"}), 3  # unrolled only where all sizes but the batch are numbers
+# The only size of the samples that may be a symbol, where the others shape the code: batch of recurrent layers
+# (steps are unrolled), channels of a resize (positions are computed while compiling).
+ONLY_SYMBOLIC = {"lstm": 3, "gru": 3, "rnn": 3, "resize": 2}
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ def graph_of(case: Case, shape: Callable[[tuple[int, ...]], tuple[Size, ...]], o
             operands.append(b.constant(array))
         else:
             sizes = array.shape if (case.op.name, i) in FIXED_OPERANDS else shape(array.shape)
-            if case.op.name in RECURRENT:
-                sizes = tuple(new if old == BATCH else old for old, new in zip(array.shape, sizes, strict=True))
+            only = ONLY_SYMBOLIC.get(case.op.name)
+            if only is not None:
+                sizes = tuple(new if old == only else old for old, new in zip(array.shape, sizes, strict=True))
             operands.append(b.input(f"x{i}", TensorType(dtypes.from_numpy(array.dtype), sizes)))
             feeds.append(array)
     values = b.emit_many(case.op.name, operands, case.sample.attrs, [f"y{i}" for i in range(outputs)])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends.reference.interpreter import run
 from compiler import dims, dtypes
 from compiler.builder import Builder
 from compiler.dims import Size
@@ -15,6 +16,7 @@ from compiler.frontends.onnx_node import OnnxNode
 from compiler.ir import Value
 from compiler.op import ONNX_ROWS, lookup
 from compiler.ops.slicing import slice_axis
+from compiler.passes.decompose import decompose
 from compiler.types import TensorType
 
 BATCH, SEQ = dims.symbol("batch"), dims.symbol("seq")
@@ -76,7 +78,7 @@ CHAINS: dict[str, tuple[Callable[[Builder, Value], Value], Any]] = {
     "neg": (lambda b, s: b.emit("neg", pick(b, s, 1)), SEQ * -1),
     "abs": (lambda b, s: b.emit("abs", pick(b, s, 1)), SEQ),
     "cast": (lambda b, s: b.emit("cast", pick(b, s, 1), to=dtypes.int32), SEQ),
-    "clip": (lambda b, s: b.emit("clip", pick(b, s, 1), integer(b, -1)), dims.maximum(SEQ, -1)),
+    "clip": (lambda b, s: b.emit("clip", pick(b, s, 1), integer(b, -1)), SEQ),
     "equal": (lambda b, s: b.emit("equal", pick(b, s, 1), integer(b, -1)), False),
     "less": (lambda b, s: b.emit("less", pick(b, s, 1), integer(b, 0)), False),
     "where": (without_minus_one, [BATCH, SEQ, 8]),
@@ -141,3 +143,13 @@ def test_shape_rows_ask_for_parts() -> None:
         assert known(b, value) == expected
     size = ONNX_ROWS["", "Size"][1].build(b, OnnxNode("Size", "", (x,), ("y",), {}, 25))  # type: ignore[misc]
     assert known(b, size) == BATCH * SEQ * 8
+
+
+def test_chains_are_followed_while_they_are_decomposed() -> None:
+    b = Builder()
+    shape = b.emit("shape_of", b.input("x", TensorType(dtypes.float32, (BATCH, SEQ, 8))))
+    limit = b.emit("clip", b.emit("add", pick(b, shape, 1), integer(b, 2)), integer(b, 0))
+    graph = decompose(b.finish([b.emit("range", integer(b, 0), limit, integer(b, 1))]))
+    assert graph.outputs[0].type.shape == (SEQ + 2,)  # type: ignore[union-attr]
+    assert all(lookup(node.op).lower is not None for node in graph.nodes), str(graph)
+    np.testing.assert_array_equal(run(graph, [np.zeros((1, 3, 8), np.float32)])[0], np.arange(5))
