@@ -11,11 +11,12 @@ import numpy as np
 from llvmlite import ir
 
 from backends.native.blocking import Blocking, Product, blocking
+from backends.native.form import HEADER, Shape
 from backends.native.gather import window_words
 from backends.native.gemv import CHAINS, GEMV_ROWS
 from backends.native.indirect import ADDRESS
 from backends.native.kernel import Arguments
-from backends.native.macrokernel import HEADER, MacroKernel, Shape
+from backends.native.macrokernel import MacroKernel
 from backends.native.pack import pack_panels
 from backends.native.target import Target
 from backends.native.units import MatrixUnit
@@ -99,7 +100,7 @@ class GemmKernel:
             "m_items": -(-m // cut.item_rows), "n_items": -(-n // cut.item_columns),
             "item_rows": cut.item_rows, "item_columns": cut.item_columns, "block_rows": cut.block_rows,
             "m": m, "n": n, "k": k, "depth": cut.depth, "pack_b": int(cut.pack_b), "b_offset": tile,
-            "b_step": self._panel_bytes(k) if cut.keeps_b else 0, "gather_offset": tile + packed_b,
+            "b_step": self._panel_bytes(k) if cut.keeps_b else 0, "rows_offset": tile + packed_b,
             "a_offset": tile + packed_b + gathered,
             "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0, "segment": segment,
         }  # fmt: skip

@@ -21,33 +21,30 @@ CHAINS = 8  # latency times throughput of a vector unit's multiply-add
 
 def panel_groups(kernel: MacroKernel) -> ir.Value:
     """Multiply an item of few rows with whole groups of whole panels; the column where that ended."""
-    builder, word = kernel.builder, kernel.word
-    panels = -(-CHAINS // kernel.shape.grid.columns)
-    columns = I64(panels * kernel.width)
+    context, builder, word = kernel.context, kernel.context.builder, kernel.context.word
+    panels = -(-CHAINS // context.shape.grid.columns)
+    columns = I64(panels * kernel.right.width)
 
     def group(n: ir.Value, _: Values) -> Values:
         def row(i: ir.Value, _: Values) -> Values:
-            what, function = kernel.micro(1, kernel.shape.grid.columns, panels)
-            m, b = builder.add(kernel.m0, i), kernel.panel_start(n, I64(0))
-            a = kernel.a_address(i, I64(0))
-            tile, finish = kernel.function.args[3], I1(what.direct)
-            builder.call(function, [kernel.frame.words, a, b, word["k"], tile, I1(0), finish, b, m, n])
+            what, function = kernel.micro(1, context.shape.grid.columns, panels)
+            m, a, b = builder.add(kernel.m_first, i), kernel.left.address(i, I64(0)), kernel.right.start(n, I64(0))
+            words, tile = context.frame.words, context.scratch
+            builder.call(function, [words, a, b, word["k"], tile, I1(0), I1(what.direct), b, m, n])
             if not what.direct:
-                arguments = [kernel.frame.words, tile, I64(what.tile_row), I64(1), columns, m, n]
-                builder.call(kernel.finish, arguments)
-
+                builder.call(kernel.finish, [words, tile, I64(what.tile_row), I64(1), columns, m, n])
             return []
 
         counted_loop(builder, I64(0), kernel.rows, I64(1), [], row)
         return []
 
     def all_groups() -> Values:
-        whole = builder.mul(builder.udiv(builder.sub(kernel.n_end, kernel.n0), columns), columns)
-        stop = builder.add(kernel.n0, whole)
-        counted_loop(builder, kernel.n0, stop, columns, [], group)
+        whole = builder.mul(builder.udiv(builder.sub(kernel.n_end, kernel.n_first), columns), columns)
+        stop = builder.add(kernel.n_first, whole)
+        counted_loop(builder, kernel.n_first, stop, columns, [], group)
         return [stop]
 
     few = builder.icmp_signed("<=", kernel.rows, I64(GEMV_ROWS))
-    if not kernel.spec.constant_b:
+    if not context.spec.constant_b:
         few = builder.and_(few, builder.icmp_signed("==", word["pack_b"], I64(0)))
-    return when(builder, few, all_groups, [kernel.n0])[0]
+    return when(builder, few, all_groups, [kernel.n_first])[0]

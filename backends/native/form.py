@@ -1,0 +1,56 @@
+"""What shapes a GEMM kernel's code, what it is told at run time, and what the parts of its generator share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from backends.native.frame import Frame, move
+from backends.native.kernel import I64
+from backends.native.units import Grid, MatrixUnit
+from compiler.kernels import GemmSpec
+
+# The argument words before the operands, in order. Offsets are of scratch, in bytes: `rows_offset` of gathered rows or
+# their addresses, `a_offset` of packed A or a row of zeros. `segment`: elements of K that lie side by side in A.
+HEADER = ("items", "items_per_chunk", "m_items", "n_items", "item_rows", "item_columns", "block_rows", "m", "n", "k",
+          "depth", "pack_b", "b_offset", "b_step", "rows_offset", "a_offset", "tile_step", "segment")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What shapes a GEMM kernel's code besides its spec. `rows`: row counts micro-kernels exist for, descending;
+    `narrow`: columns of the micro-kernels for the last panel (the grid's own if nothing is known of it); `small`:
+    whether there is a path for few rows; `packs_a`: whether blocks of A are packed into panels; `indirect`: whether a
+    window's rows are read where they lie, through a table, instead of gathered."""
+
+    grid: Grid
+    rows: tuple[int, ...]
+    narrow: int
+    small: bool
+    packs_a: bool
+    indirect: bool
+
+
+@dataclass(frozen=True)
+class Context:
+    """A kernel being generated: where its code goes, its argument words, its scratch and its frame."""
+
+    module: ir.Module
+    name: str
+    spec: GemmSpec
+    unit: MatrixUnit
+    shape: Shape
+    builder: ir.IRBuilder
+    word: dict[str, ir.Value]
+    scratch: ir.Value
+    frame: Frame
+
+    def at(self, offset: str) -> ir.Value:
+        """The place in scratch that an offset word names."""
+        return move(self.builder, self.scratch, self.word[offset])
+
+    def panel_bytes(self, width: int, depth: int, size: int) -> ir.Value:
+        """Bytes of a packed panel: K rounded up to the panel's depth."""
+        blocks = self.builder.udiv(self.builder.add(self.word["k"], I64(depth - 1)), I64(depth))
+        return self.builder.mul(blocks, I64(width * depth * size))

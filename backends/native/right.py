@@ -1,0 +1,78 @@
+"""The B side of a GEMM kernel: panels packed ahead, packed in the call, or rows read in place."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from backends.native.form import Context
+from backends.native.frame import move
+from backends.native.kernel import I64
+from backends.native.pack import Panel, define_panel_packer
+
+
+class RightOperand:
+    """B of one kernel. A fresh B has strides in bytes, `k` and `n`; a constant one comes in panels."""
+
+    def __init__(self, context: Context, k: ir.Value | None, n: ir.Value | None) -> None:
+        self.context, self.k_stride, self.n_stride = context, k, n
+        spec, unit = context.spec, context.unit
+        self.width, self.depth = unit.panels(context.shape.grid)[1]
+        if not spec.constant_b:
+            axis = {"row": "x", "column": "k"}.get(spec.b_axis, "")
+            panel = Panel(spec.b, self.width, self.depth, unit.n)
+            self.packer = define_panel_packer(context.module, f"{context.name}_pack_b", panel, axis)
+
+    def begin(self) -> None:
+        """What every chunk needs once."""
+        frame, size = self.context.frame, self.context.unit.b.bytes
+        if self.context.spec.constant_b:
+            self.panel_bytes = self.context.panel_bytes(self.width, self.depth, size)
+            frame.set("b_panel", self.panel_bytes)
+        else:
+            frame.set("b_k", self.k_stride)
+            frame.set("b_panel", I64(self.width * size))
+
+    def item(self, b: ir.Value, n: ir.Value) -> None:
+        """Turn to the matrix at `b`, columns from `n` on."""
+        self.matrix, self.first_column = b, n
+
+    def block(self, is_first: ir.Value, row_blocks: ir.Value) -> None:
+        """Turn to the next block of rows. The next panel is prefetched while `row_blocks` micro-kernels read this one,
+        so each takes an equal share; only packed panels have a next one behind them."""
+        context, builder, unit = self.context, self.context.builder, self.context.unit
+        step = builder.udiv(I64(self.width * unit.k * unit.b.bytes), row_blocks)
+        if not context.spec.constant_b:
+            self.is_stale = builder.or_(is_first, builder.icmp_signed("==", context.word["b_step"], I64(0)))
+            step = builder.select(self.is_stale, I64(0), step)
+        self.prefetch_step = step
+        context.frame.set("prefetch_step", step)
+
+    def start(self, n: ir.Value, k: ir.Value) -> ir.Value:
+        """Where the panel at column n begins, from row k on: packed ahead, or inside a fresh B."""
+        builder, size = self.context.builder, self.context.unit.b.bytes
+        if not self.context.spec.constant_b:
+            return move(builder, self.matrix, builder.add(builder.mul(n, self.n_stride), builder.mul(k, self.k_stride)))
+        panel = builder.mul(builder.udiv(n, I64(self.width)), self.panel_bytes)
+        return move(builder, self.matrix, builder.add(panel, builder.mul(k, I64(self.width * size))))
+
+    def panel(self, n: ir.Value, k: ir.Value, valid: ir.Value, depth: ir.Value) -> ir.Value:
+        """The panel for the micro-kernels; a fresh one is packed for the item's first block, or read in place."""
+        context, builder, size = self.context, self.context.builder, self.context.unit.b.bytes
+        there = self.start(n, k)
+        if context.spec.constant_b:
+            return there
+        partial = builder.icmp_signed("<", valid, I64(self.width))
+        packs = builder.or_(partial, builder.icmp_signed("!=", context.word["pack_b"], I64(0)))
+        number = builder.udiv(builder.sub(n, self.first_column), I64(self.width))
+        offset = builder.add(builder.mul(number, context.word["b_step"]), builder.mul(k, I64(self.width * size)))
+        packed = move(builder, context.at("b_offset"), offset)
+        with builder.if_then(builder.and_(packs, self.is_stale)):
+            builder.call(self.packer, [there, self.n_stride, self.k_stride, valid, depth, packed])
+        context.frame.set("b_k", builder.select(packs, I64(self.width * self.depth * size), self.k_stride))
+        return builder.select(packs, packed, there)
+
+    def prefetch(self, panel: ir.Value, depth: ir.Value, block: ir.Value) -> ir.Value:
+        """Where the micro-kernel of row block number `block` begins to prefetch."""
+        builder = self.context.builder
+        following = move(builder, panel, builder.mul(depth, I64(self.width * self.context.unit.b.bytes)))
+        return move(builder, following, builder.mul(builder.mul(block, depth), self.prefetch_step))
