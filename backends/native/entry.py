@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sysconfig
+import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -37,6 +38,7 @@ class Entry:
     def __init__(self, fallback: Callable[..., Any], arena: int, owner: object) -> None:
         self._record = ENTRY.new()
         self._plans: list[Plan] = []
+        self._lock = threading.Lock()
         self._fallback = fallback
         ENTRY.write(
             self._record, 0, fallback=id(fallback), itself=id(self._record), array_type=id(np.ndarray),
@@ -46,23 +48,20 @@ class Entry:
 
     def remember(self, plan: Plan, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
         """Serve calls like this one from now on."""
-        if any(plan is known for known in self._plans):
-            return
-        described = [_operands(inputs), _operands(outputs)]
-        plan.kept = (*plan.kept, *described)
-        PLAN.write(
-            plan.words, 0, owner=id(plan),
-            inputs=described[0].ctypes.data, input_count=len(inputs),
-            outputs=described[1].ctypes.data, output_count=len(outputs),
-        )  # fmt: skip
-        self._show([plan, *self._plans][:KNOWN_PLANS])
+        with self._lock:
+            if any(plan is known for known in self._plans):
+                return
+            if PLAN.read(plan.words, "owner") == 0:
+                _describe(plan, inputs, outputs)
+            self._show([plan, *self._plans][:KNOWN_PLANS])
 
     def forget(self) -> None:
         """Know no plan."""
-        self._show([])
+        with self._lock:
+            self._show([])
 
     def _show(self, plans: list[Plan]) -> None:
-        # One statement changes what native code sees, and the plans it saw before are still referenced.
+        # One statement, made with the GIL held, changes what native code sees; what it saw before is alive till then.
         record = self._record.copy()
         record[ENTRY.index["count"]] = len(plans)
         at = ENTRY.index["plans"]
@@ -133,6 +132,17 @@ def _new_builtin(itself: np.ndarray, kept_alive: object) -> Callable[..., Any]:
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.py_object]
     return new(ctypes.addressof(_method()), itself, kept_alive)
+
+
+def _describe(plan: Plan, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+    """Let a plan's record say what calls it serves."""
+    described = [_operands(inputs), _operands(outputs)]
+    plan.kept = (*plan.kept, *described, *(array.dtype for array in (*inputs, *outputs)))
+    PLAN.write(
+        plan.words, 0, owner=id(plan),
+        inputs=described[0].ctypes.data, input_count=len(inputs),
+        outputs=described[1].ctypes.data, output_count=len(outputs),
+    )  # fmt: skip
 
 
 def _operands(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -89,39 +89,47 @@ def _emit_run(module: ir.Module, execute: ir.Function) -> ir.Function:
     missing = b.icmp_signed("==", code.get(team, TEAM, "workers"), I64(0))
     with code.when(b.and_(wanted, missing), likely=False):
         b.ret(elsewhere)
+    # Allocating may collect garbage, and a long run releases the GIL: another thread may make Python forget this plan.
+    owner = code.pointer(code.get(plan, PLAN, "owner"))
+    code.call("Py_IncRef", VOID, owner)
     inputs, outputs = code.get(plan, PLAN, "input_count"), code.get(plan, PLAN, "output_count")
+    slots = _slots(code, inputs, outputs)
+    with code.count(inputs) as number:
+        data = code.load(code.load(args, number), I64(DATA))
+        b.store(data, code.at(slots, b.add(number, I64(SLOT_FIRST_INPUT))))
+    answer = code.variable(code.call("PyTuple_New", POINTER, outputs))
+    first_output = code.at(slots, b.add(inputs, I64(SLOT_FIRST_INPUT)))
+    with code.count(outputs) as number, code.when(b.icmp_unsigned("!=", answer.get(), _NULL), likely=True):
+        array = _new_array(code, record, _operand(code, code.get(plan, PLAN, "outputs"), number))
+        with b.if_else(b.icmp_unsigned("!=", array, _NULL), likely=True) as (made, failed):
+            with made:
+                code.call("PyTuple_SetItem", I32, answer.get(), number, array)
+                b.store(code.load(array, I64(DATA)), code.at(first_output, number))
+            with failed:
+                code.call("Py_DecRef", VOID, answer.get())
+                answer.set(_NULL)
+    with code.when(b.icmp_unsigned("!=", answer.get(), _NULL), likely=True):
+        arena = code.pointer(code.get(record, ENTRY, "arena"), WORDS)
+        result = b.call(execute, [plan, slots, arena, code.pointer(team, WORDS)])
+        with code.when(b.icmp_signed("!=", result, I64(FINISHED)), likely=False):
+            code.call("Py_DecRef", VOID, answer.get())
+            answer.set(b.select(b.icmp_signed("==", result, I64(INTERRUPTED)), _NULL, elsewhere))
+    code.call("Py_DecRef", VOID, owner)
+    b.ret(answer.get())
+    code.function.linkage = "internal"
+    return code.function
+
+
+def _slots(code: Code, inputs: ir.Value, outputs: ir.Value) -> ir.Value:
+    """A slot table on the stack, its status word after the slots."""
+    b = code.b
     count = b.add(b.add(inputs, outputs), I64(SLOT_FIRST_INPUT))
     slots = b.alloca(I64, b.add(count, I64(STATUS_WORDS)))
     status = code.at(slots, count)
     b.store(I64(0), status)
     b.store(code.word(status), code.at(slots, I64(SLOT_STATUS)))
     b.store(I64(0), code.at(slots, I64(SLOT_ABSOLUTE)))
-    with code.count(inputs) as number:
-        data = code.load(code.load(args, number), I64(DATA))
-        b.store(data, code.at(slots, b.add(number, I64(SLOT_FIRST_INPUT))))
-    results = code.call("PyTuple_New", POINTER, outputs)
-    with code.when(b.icmp_unsigned("==", results, _NULL), likely=False):
-        b.ret(_NULL)
-    first_output = b.add(inputs, I64(SLOT_FIRST_INPUT))
-    with code.count(outputs) as number:
-        array = _new_array(code, record, _operand(code, code.get(plan, PLAN, "outputs"), number))
-        with code.when(b.icmp_unsigned("==", array, _NULL), likely=False):
-            code.call("Py_DecRef", VOID, results)
-            b.ret(_NULL)
-        code.call("PyTuple_SetItem", I32, results, number, array)
-        b.store(code.load(array, I64(DATA)), code.at(slots, b.add(first_output, number)))
-    # While the GIL is released another thread may make Python forget this plan.
-    owner = code.pointer(code.get(plan, PLAN, "owner"))
-    code.call("Py_IncRef", VOID, owner)
-    arena = code.pointer(code.get(record, ENTRY, "arena"), WORDS)
-    result = b.call(execute, [plan, slots, arena, code.pointer(team, WORDS)])
-    code.call("Py_DecRef", VOID, owner)
-    with code.when(b.icmp_signed("==", result, I64(FINISHED)), likely=True):
-        b.ret(results)
-    code.call("Py_DecRef", VOID, results)
-    b.ret(b.select(b.icmp_signed("==", result, I64(INTERRUPTED)), _NULL, elsewhere))
-    code.function.linkage = "internal"
-    return code.function
+    return slots
 
 
 def _new_array(code: Code, record: ir.Value, operand: ir.Value) -> ir.Value:

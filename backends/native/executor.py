@@ -18,7 +18,8 @@ from backends.native.walker import Walker
 from backends.native.worker import emit_wake, emit_worker
 
 # What the native code calls, found through the process and the interpreter.
-_LIBC = ("clock_gettime", "fegetenv", "fesetenv", "pthread_setaffinity_np", "sched_getcpu", "syscall")
+_LIBC = ("clock_gettime", "fegetenv", "fesetenv")
+_LINUX = ("pthread_setaffinity_np", "sched_getcpu", "syscall")
 _PYTHON = (
     "PyErr_CheckSignals", "PyEval_RestoreThread", "PyEval_SaveThread", "PyObject_Vectorcall", "PyTuple_New",
     "PyTuple_SetItem", "Py_DecRef", "Py_IncRef",
@@ -60,7 +61,7 @@ def _load(cache: ObjectCache | None) -> Executor:
         if cache:
             cache.put([(key, code)])
     libc = ctypes.CDLL(None)
-    for library, names in ((libc, _LIBC), (ctypes.pythonapi, _PYTHON)):
+    for library, names in ((libc, _LIBC), (libc, _LINUX if host().futex_call else ()), (ctypes.pythonapi, _PYTHON)):
         for name in names:
             llvm.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
     engine = Engine(host())

@@ -51,11 +51,11 @@ class ArgumentTemplate:
 
 @dataclass(eq=False)
 class Plan:
-    """A segment for given sizes. `words` starts with the PLAN record; `kept` are arrays whose addresses it holds."""
+    """A segment for given sizes. `words` starts with the PLAN record; `kept` are objects whose addresses it holds."""
 
     words: np.ndarray
     address: int
-    kept: tuple[np.ndarray, ...]
+    kept: tuple[object, ...]
     places: tuple[tuple[str, ...], ...]  # for each step, the imported nodes it carries out
 
     @property

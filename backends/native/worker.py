@@ -24,8 +24,12 @@ _WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
 
 def emit_wake(module: ir.Module, target: Target, now: ir.Function) -> ir.Function:
     """void wake(team, limit, ends): wake the parked workers numbered below limit, unless `ends` (ns) is near."""
-    wake_one = _emit_wake_one(module, target)
     code = Code.define(module, "wake", VOID, WORDS, I64, I64)
+    code.function.linkage = "internal"
+    if not target.futex_call:  # then no team is ever started
+        code.b.ret_void()
+        return code.function
+    wake_one = _emit_wake_one(module, target)
     team, limit, ends = code.arguments
     b = code.b
     records = code.get(team, TEAM, "records")
@@ -37,7 +41,6 @@ def emit_wake(module: ir.Module, target: Target, now: ir.Function) -> ir.Functio
                 b.ret_void()
             b.call(wake_one, [worker])
     b.ret_void()
-    code.function.linkage = "internal"
     return code.function
 
 
@@ -141,6 +144,8 @@ def _park(code: Code, target: Target, parked: ir.Value, claim: ir.Value, stop: i
 
 
 def _futex(code: Code, target: Target, word: ir.Value, operation: int, value: int) -> None:
+    if not target.futex_call:
+        return
     null = ir.Constant(POINTER, None)
     numbers = (I64(target.futex_call), code.pointer(word), I64(operation), I64(value), null, null, I64(0))
     code.call("syscall", I64, *numbers, variadic=True)
