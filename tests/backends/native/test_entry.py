@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import weakref
 from typing import Any
 
@@ -146,3 +147,25 @@ def test_no_entry_on_an_unknown_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(caller.call(x, TWO)[0], 4 * x)
     assert np.array_equal(caller.call(x, TWO)[0], 4 * x)
     assert caller.slow == 2
+
+
+def test_plans_may_be_forgotten_while_they_run() -> None:
+    caller = Caller(spins=20_000)
+    failures: list[int] = []
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for length in rng.integers(0, 400, 40):  # up to some milliseconds: the GIL is released
+            x = np.arange(length, dtype=np.float64)
+            for _ in range(3):
+                if not np.array_equal(caller.call(x, TWO)[0], 4 * x):
+                    failures.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert caller.run.statistics().plans <= 8
+    assert [row.runs for row in caller.run.rows()] == [4 * 40 * 3] * 2
