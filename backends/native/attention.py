@@ -1,11 +1,12 @@
 """Fused attention: softmax(score(q k^T)) v without the scores ever leaving the cache.
 
-For one matrix of the batch K is packed transposed and V as it is, then blocks of query rows go through three steps in
-scratch: dot products, a softmax row by row, and the weighted sum of V. The order of arithmetic (the reference's emulate
-mode reproduces it): dots are one fma chain over ascending head elements; the row's maximum is subtracted (0 if that is
--inf); exp; the sum in canonical order; the weighted sum is one fma chain over ascending keys; the division by the sum
-comes last, and a row whose sum is 0 gives zeros. Keys a causal score cannot reach from a group of queries are left out
-(where V is finite they add nothing). A chunk is a range of (matrix, segment of query rows).
+For one matrix of the batch K is packed transposed and V as it is (a few queries read V in place), then blocks of query
+rows go through three steps in scratch: dot products, a softmax row by row, and the weighted sum of V. The order of
+arithmetic (the reference's emulate mode reproduces it): dots are one fma chain over ascending head elements; the row's
+maximum is subtracted (0 if that is -inf); exp; the sum in canonical order; the weighted sum is one fma chain over
+ascending keys; the division by the sum comes last, and a row whose sum is 0 gives zeros. Keys a causal score cannot
+reach from a group of queries are left out (where V is finite they add nothing). A chunk is a range of (matrix, segment
+of query rows).
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class AttentionKernel:
     def arguments(self, call: KernelCall, size: Callable[[Size], int], threads: int) -> Arguments:
         """Words: operands (q, k, v, score operands, result); items, items a chunk, segments of a matrix and their rows,
         rows of a block; L, S, E, Ev; byte strides of q, k and v rows; score operands' and result's row strides;
-        scratch offsets of V, scores, sums and tile; bytes of a score row; batch extents; byte strides on them."""
+        scratch offsets of V, scores, sums and tile; bytes of a score row; whether V is packed; batch extents; byte
+        strides on them."""
         spec, shape = self.spec, self.shape
         views = (*call.reads, *call.writes)
         queries, head = (size(extent) for extent in call.reads[0].shape[-2:])
@@ -88,9 +90,11 @@ class AttentionKernel:
         while block_rows > shape.rows and block_rows * score_row > self.target.l2 // 4:
             block_rows //= 2
         tile_rows = -(-block_rows // shape.rows) * shape.rows
+        # A few queries read V once or twice: not worth packing, unless its last panel would be read beyond its end.
+        v_packed = queries > shape.rows or values % shape.width != 0
         sizes = [
             -(-keys // shape.width) * shape.width * head * spec.dtype.bytes,
-            -(-values // shape.width) * shape.width * keys * spec.dtype.bytes,
+            -(-values // shape.width) * shape.width * keys * spec.dtype.bytes if v_packed else 0,
             tile_rows * score_row,
             block_rows * spec.acc.bytes,
             shape.rows * shape.width * spec.acc.bytes,
@@ -102,7 +106,7 @@ class AttentionKernel:
         words = operand_words(views, ("unit",) * 3 + spec.score_classes + ("unit",), size)
         words += [items, per_chunk, segments, segment_rows, block_rows, queries, keys, head, values]
         words += [size(view.strides[-2]) * view.dtype.bytes for view in views]
-        words += [*offsets[1:5], score_row, *batch]
+        words += [*offsets[1:5], score_row, int(v_packed), *batch]
         for view in views:
             words += byte_strides(view, range(spec.batch_rank), size)
         return Arguments(tuple(words), max(1, -(-items // per_chunk)), offsets[-1])

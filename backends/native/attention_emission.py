@@ -6,30 +6,24 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from backends.native.access import read_operands, unroll
-from backends.native.accumulate import Accumulator, padded_total, part
+from backends.native.access import read_operands
 from backends.native.attention_products import define_product
+from backends.native.attention_softmax import score_row, weigh_row
 from backends.native.causal import GROUP
-from backends.native.emitter import ExprEmitter
 from backends.native.frame import move
-from backends.native.hoist import Hoisted
 from backends.native.kernel import I64, ArgumentReader, declare_kernel
 from backends.native.loops import Odometer, Values, chunk_range, counted_loop, round_down, smaller
 from backends.native.pack import Panel, define_panel_packer
 from backends.native.units import MatrixUnit
 from backends.native.vectors import (
     constant,
-    index_vector,
-    lanes_of,
     llvm_type,
     load_vector,
-    register_type,
     splat,
     store_vector,
     tail_mask,
 )
-from compiler.expr import Expr, apply, arg
-from compiler.kernels import BROADCAST, UNIT, AttentionSpec
+from compiler.kernels import UNIT, AttentionSpec
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,11 @@ class AttentionEmission:
         panel = Panel(spec.dtype, shape.width, 1, self.lanes)
         self.pack_k = define_panel_packer(module, f"{name}_pack_k", panel, "k")
         self.pack_v = define_panel_packer(module, f"{name}_pack_v", panel, "x")
-        self.product = define_product(module, f"{name}_product", shape.unit, shape.rows, shape.columns)
+        self.panel_row = I64(shape.width * spec.dtype.bytes)
+        self.products = {
+            rows: define_product(module, f"{name}_{rows}_rows", shape.unit, rows, shape.columns)
+            for rows in (shape.rows, shape.unit.m)
+        }
         self._read_arguments(ArgumentReader(self.builder, function))
 
     def _read_arguments(self, reader: ArgumentReader) -> None:
@@ -76,6 +74,7 @@ class AttentionEmission:
             move(self.builder, self.scratch, reader.integer()) for _ in range(4)
         )
         self.score_row = reader.integer()
+        self.v_packed = self.builder.icmp_signed("!=", reader.integer(), I64(0))
         extents = [reader.integer() for _ in range(spec.batch_rank)]
         self.batch = Odometer(self.builder, extents, [[reader.integer() for _ in extents] for _ in self.operands])
 
@@ -97,7 +96,7 @@ class AttentionEmission:
         builder.ret_void()
 
     def _pack(self) -> None:
-        """K transposed and V into panels in scratch."""
+        """K transposed into panels in scratch, and V unless it is read in place."""
         builder, width, element = self.builder, self.shape.width, I64(self.spec.dtype.bytes)
         k, v = (move(builder, self.operands[i].base, self.offsets[i]) for i in (1, 2))
         k_row, v_row = self.row_strides[1], self.row_strides[2]
@@ -115,7 +114,8 @@ class AttentionEmission:
             return []
 
         counted_loop(builder, I64(0), self.all_keys, I64(width), [], keys)
-        counted_loop(builder, I64(0), self.values, I64(width), [], elements)
+        columns = builder.select(self.v_packed, self.values, I64(0))
+        counted_loop(builder, I64(0), columns, I64(width), [], elements)
 
     def _panel(self, base: ir.Value, x: ir.Value, depth: ir.Value) -> ir.Value:
         # Panels before column x hold x * depth elements.
@@ -155,7 +155,7 @@ class AttentionEmission:
             def tile(r: ir.Value, _: Values) -> Values:
                 a, out = move(builder, q, builder.mul(r, q_row)), move(builder, column, builder.mul(r, self.score_row))
                 count = smaller(builder, I64(grid), builder.sub(rows, r))
-                builder.call(self.product, [a, q_row, count, b, self.head, out, self.score_row])
+                self._multiply(a, q_row, count, b, self.panel_row, self.head, out, self.score_row)
                 return []
 
             counted_loop(builder, I64(0), rows, I64(grid), [], tile)
@@ -172,99 +172,47 @@ class AttentionEmission:
         values = self.builder.bitcast(self.sums_at, llvm_type(self.spec.acc).as_pointer())
         return self.builder.gep(values, [r])
 
-    def _weights(self, r: ir.Value) -> Values:
-        """The scores of block row `r` become weights; their sum replaces the row's maximum. Elements up to a whole
-        vector beyond the last key are -inf, so weigh 0."""
-        spec, builder, lanes, row = self.spec, self.builder, self.lanes, self._score_row(r)
-        top = load_vector(builder, self._row_value(r), spec.acc, 1)
-        lowest = constant(top.type, float("-inf"))
-        base = builder.select(builder.fcmp_ordered("==", top, lowest), constant(top.type, 0), top)
-        leaves = {1: splat(builder, base, lanes)}
-        weight = apply("exp", arg(0, spec.acc) - arg(1, spec.acc))
-
-        def weights(i: ir.Value, _: Values) -> Values:
-            leaves[0] = load_vector(builder, builder.gep(row, [i]), spec.acc, lanes)
-            value = ExprEmitter(builder, lanes, lambda node: leaves[node.value]).emit(weight)
-            store_vector(builder, value, builder.gep(row, [i]), spec.acc)
-            return []
-
-        counted_loop(builder, I64(0), self.keys, I64(lanes), [], weights)
-        total = padded_total(
-            builder,
-            Accumulator("sum", spec.acc),
-            lambda i: load_vector(builder, builder.gep(row, [i]), spec.acc, lanes),
-            self.keys,
-            lanes,
-        )
-        store_vector(builder, total, self._row_value(r), spec.acc)
-        return []
-
     def _scores(self, r: ir.Value, query: ir.Value) -> Values:
-        """Apply the score to the dots of block row `r` in place and find the maximum. A NaN may be passed over there:
-        it reaches the sum."""
-        spec, builder, lanes, row = self.spec, self.builder, self.lanes, self._score_row(r)
-        offsets = [
-            builder.add(offset, builder.mul(query, stride))
-            for offset, stride in zip(self.offsets, self.row_strides, strict=True)
+        """The dots of block row `r` become scores."""
+        builder, spec = self.builder, self.spec
+        rows = [
+            (operand, builder.add(offset, builder.mul(query, stride)))
+            for operand, offset, stride in zip(self.operands, self.offsets, self.row_strides, strict=True)
         ]
-
-        def leaf(node: Expr, i: ir.Value, width: int, mask: ir.Value | None) -> ir.Value:
-            if node.op == "index":
-                return query if node.value == 0 else index_vector(builder, i, width)
-            if node.value in fixed:
-                return fixed[node.value]
-            if node.value == 0:
-                return load_vector(builder, builder.gep(row, [i]), spec.acc, width)
-            return self.operands[node.value + 2].load(builder, offsets[node.value + 2], i, width, mask)
-
-        def same_in_a_row(node: Expr) -> bool:
-            if node.op == "index":
-                return bool(node.value == 0)
-            return bool(node.value > 0 and spec.score_classes[node.value - 1] == BROADCAST)
-
-        fixed: dict[int, ir.Value] = {}
-        hoisted = Hoisted((spec.score,), same_in_a_row)
-        fixed = hoisted.emit(builder, lanes, lambda node: leaf(node, I64(0), 1, None))
-        lowest = constant(register_type(spec.acc, lanes), float("-inf"))
-
-        def score(i: ir.Value, top: ir.Value, mask: ir.Value | None) -> ir.Value:
-            emitter = ExprEmitter(builder, lanes, lambda node: leaf(node, i, lanes, mask))
-            value = emitter.emit(hoisted.roots[0])
-            if mask is not None:
-                value = builder.select(mask, value, lowest)
-            store_vector(builder, value, builder.gep(row, [i]), spec.acc)
-            return _larger(builder, top, value)
-
-        several = unroll(hoisted.roots)
-        full = round_down(builder, self.keys, lanes * several)
-
-        def block(i: ir.Value, tops: Values) -> Values:
-            return [score(builder.add(i, I64(v * lanes)), top, None) for v, top in enumerate(tops)]
-
-        def masked(i: ir.Value, tops: Values) -> Values:
-            return [score(i, tops[0], tail_mask(builder, builder.sub(self.keys, i), lanes)), *tops[1:]]
-
-        tops = counted_loop(builder, I64(0), full, I64(lanes * several), [lowest] * several, block)
-        tops = counted_loop(builder, full, self.keys, I64(lanes), tops, masked)
-        top = tops[0]
-        for other in tops[1:]:
-            top = _larger(builder, top, other)
-        while (width := lanes_of(top)) > 1:
-            top = _larger(builder, part(builder, top, 0, width // 2), part(builder, top, width // 2, width // 2))
+        top = score_row(builder, spec, self.lanes, self._score_row(r), query, self.keys, rows[3:-1])
         store_vector(builder, top, self._row_value(r), spec.acc)
         return []
 
+    def _weights(self, r: ir.Value) -> Values:
+        """The scores of block row `r` become weights; their sum replaces the maximum."""
+        builder, acc = self.builder, self.spec.acc
+        top = load_vector(builder, self._row_value(r), acc, 1)
+        total = weigh_row(builder, acc, self.lanes, self._score_row(r), top, self.keys)
+        store_vector(builder, total, self._row_value(r), acc)
+        return []
+
+    def _multiply(self, a: ir.Value, a_row: ir.Value, count: ir.Value, *rest: ir.Value) -> None:
+        """A tile of products; a single row does not pay for a whole grid."""
+        fewest = self.shape.unit.m
+        with self.builder.if_else(self.builder.icmp_signed("<=", count, I64(fewest))) as (few, many):
+            with few:
+                self.builder.call(self.products[fewest], [a, a_row, count, *rest])
+            with many:
+                self.builder.call(self.products[self.shape.rows], [a, a_row, count, *rest])
+
     def _weighted_sums(self, m: ir.Value, rows: ir.Value) -> None:
         builder, grid = self.builder, self.shape.rows
-        tile_row = I64(self.shape.width * self.spec.acc.bytes)
+        v = move(builder, self.operands[2].base, self.offsets[2])
 
         def panel(x: ir.Value, _: Values) -> Values:
-            b = self._panel(self.v_at, x, self.all_keys)
+            packed = self._panel(self.v_at, x, self.all_keys)
+            b = builder.select(self.v_packed, packed, move(builder, v, builder.mul(x, I64(self.spec.dtype.bytes))))
+            b_row = builder.select(self.v_packed, self.panel_row, self.row_strides[2])
 
             def tile(r: ir.Value, _: Values) -> Values:
                 a = move(builder, self.scores_at, builder.mul(r, self.score_row))
                 count = smaller(builder, I64(grid), builder.sub(rows, r))
-                builder.call(self.product, [a, self.score_row, count, b, self.keys, self.tile_at, tile_row])
+                self._multiply(a, self.score_row, count, b, b_row, self.keys, self.tile_at, self.panel_row)
                 counted_loop(builder, I64(0), count, I64(1), [], lambda i, _: self._finish(i, x, builder.add(r, i), m))
                 return []
 
@@ -302,7 +250,3 @@ class AttentionEmission:
             lambda c, _: store(c, tail_mask(builder, builder.sub(count, c), lanes)),
         )
         return []
-
-
-def _larger(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    return builder.select(builder.fcmp_ordered(">", b, a), b, a)

@@ -1,4 +1,4 @@
-"""The one matrix product attention needs twice: rows of A in place against a packed panel of B, into a tile."""
+"""The one matrix product attention needs twice: rows of A in place against a panel of B, into a tile."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ from backends.native.units import MatrixUnit
 
 
 def define_product(module: ir.Module, name: str, unit: MatrixUnit, rows: int, columns: int) -> ir.Function:
-    """void name(a, a row bytes, valid rows, b, depth, out, out row bytes): a tile of `rows` x `columns * unit.n`.
+    """void name(a, a row bytes, valid rows, b, b row bytes, depth, out, out row bytes): a tile of `rows` x
+    `columns * unit.n`.
 
     Each is one fma chain over ascending depth, from zero. A's elements lie side by side; rows beyond the valid ones
     repeat the last. Every row of the tile at `out` is written.
     """
-    kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64, POINTER, I64, POINTER, I64])
+    kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64, POINTER, I64, I64, POINTER, I64])
     function = ir.Function(module, kind, name)
     function.linkage = "internal"
     function.attributes.add("nounwind")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    a, a_row, valid, b, depth, out, out_row = function.args
-    panel_row = I64(columns * unit.n * unit.b.bytes)
+    a, a_row, valid, b, b_row, depth, out, out_row = function.args
     last = builder.sub(valid, I64(1))
     starts = [move(builder, a, builder.mul(smaller(builder, I64(i), last), a_row)) for i in range(rows)]
 
     def step(k: ir.Value, sums: Values) -> Values:
-        panel = move(builder, b, builder.mul(k, panel_row))
+        line = move(builder, b, builder.mul(k, b_row))
         vectors = [
-            unit.load_b(builder, move(builder, panel, I64(j * unit.n * unit.b.bytes)), panel_row)
-            for j in range(columns)
+            unit.load_b(builder, move(builder, line, I64(j * unit.n * unit.b.bytes)), b_row) for j in range(columns)
         ]
         offset = builder.mul(k, I64(unit.a.bytes))
         after = []

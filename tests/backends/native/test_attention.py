@@ -68,7 +68,14 @@ def exact(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, bias: np.nd
 @pytest.mark.parametrize("name", ["float32", "float64"])
 def test_bit_for_bit(rng: np.random.Generator, name: str, target: Target) -> None:
     dtype = dtypes.named(name)
-    for queries, keys, size, values in [(1, 1, 1, 1), (3, 17, 5, 7), (9, 33, 16, 16), (17, 70, 8, 33)]:
+    for queries, keys, size, values in [
+        (1, 1, 1, 1),
+        (1, 40, 8, 64),
+        (3, 17, 5, 7),
+        (5, 20, 8, 32),
+        (9, 33, 16, 16),
+        (17, 70, 8, 33),
+    ]:
         q, k, v = (heads(rng, 1, 2, n, e, dtype.numpy) for n, e in ((queries, size), (keys, size), (keys, values)))
         score = arg(0, dtype) * 0.3
         found = run_attention(q, k, v, score, target=target)
