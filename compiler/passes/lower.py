@@ -284,6 +284,9 @@ class Lowering:
         taken: set[str] = set()
         for value in self.graph.outputs:
             view = self.view(value)
+            if not isinstance(value.type, TensorType) or value.type.shape is None:
+                outputs.append((value, view))  # a Host result, given out as it is
+                continue
             buffer = self.buffers[view.buffer]
             own = buffer.role == "temp" and view.buffer not in taken and view.offset == 0
             if not (own and view.dtype == buffer.dtype and views.is_dense(view) and _covers(view, buffer)):
