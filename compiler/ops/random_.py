@@ -100,3 +100,30 @@ class Bernoulli:
 
     def reference(x: np.ndarray, *, dtype: DType, seed: float | None) -> np.ndarray:
         return (generator(seed).random(x.shape) < x.astype(np.float64)).astype(dtype.numpy)
+
+
+def _build_multinomial(b: Builder, node: Any) -> Value:
+    attrs = {"sample_size": node.attr("sample_size", 1), "seed": node.attr("seed")}
+    return b.emit("multinomial", node.required(0), dtype=onnx_dtype(node.attr("dtype", 6)), **attrs)
+
+
+@op(
+    "multinomial",
+    onnx=OnnxRow("Multinomial", {"dtype": 6, "sample_size": 1, "seed": None}, build=_build_multinomial),
+    attrs={"dtype": dtypes.int32, "sample_size": 1, "seed": None},
+    host_reason=_HOST,
+)
+class Multinomial:
+    """Class numbers [N, sample_size] drawn by the unnormalized log-probabilities [N, classes]."""
+
+    def infer(call: Call) -> list[TensorType]:
+        x = call.tensor(0)
+        if x.shape is not None and len(x.shape) != 2:
+            call.shape_error(f"found {x}; expected [batch, classes]")
+        return [TensorType(call.attrs["dtype"], None if x.shape is None else (x.shape[0], call.attrs["sample_size"]))]
+
+    def reference(x: np.ndarray, *, dtype: DType, sample_size: int, seed: float | None) -> np.ndarray:
+        weights = np.exp(x.astype(np.float64) - x.max(axis=1, keepdims=True).astype(np.float64))
+        steps = np.cumsum(weights, axis=1)
+        drawn = generator(seed).random((x.shape[0], sample_size, 1)) * steps[:, None, -1:]
+        return (drawn >= steps[:, None, :]).sum(axis=2).astype(dtype.numpy)
