@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from compiler import dims, dtypes
 from compiler.builder import Builder
 from compiler.dims import Size
+from compiler.expr import apply, const, index
 from compiler.ir import Node, Value
 from compiler.op import Call, OnnxRow, Sample, op
+from compiler.ops.binary import floor_mod
+from compiler.ops.extents import larger
+from compiler.ops.indexing import Operands
 from compiler.ops.onnx_types import attribute_to_input
 from compiler.ops.shape import known_shape, listed, unknown_shape, vector_length
 from compiler.types import TensorType
@@ -70,7 +75,13 @@ class OnnxPad:
         if x.type.shape is None or b.contents(pads) is None or (axes is not None and b.contents(axes) is None):
             return None
         before, after = resolve_pads(len(x.type.shape), b.contents(pads), b.contents(axes))
-        return b.emit("pad", x, fill, before=before, after=after, mode=node.attrs["mode"])
+        mode, static = node.attrs["mode"], dims.is_static((*x.type.shape, *before, *after))
+        if mode == "constant" or static:
+            return b.emit("pad", x, fill, before=before, after=after, mode=mode)
+        for axis, (lead, trail) in enumerate(zip(before, after, strict=True)):
+            if (lead, trail) != (0, 0):
+                x = mirror(b, x, axis, lead, trail, mode)
+        return x
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         x = rng.standard_normal((3, 4)).astype(np.float32)
@@ -79,7 +90,31 @@ class OnnxPad:
         yield Sample((x, np.array([1, -1, -1, 0])), name="crop")
         yield Sample((x, np.array([2, 1]), fill, np.array([-1])), name="axes")
         for mode in ("edge", "reflect", "wrap"):
-            yield Sample((x, np.array([1, 2, 0, 1])), {"mode": mode}, name=mode)
+            yield Sample((x, np.array([1, 2, -1, 5])), {"mode": mode}, name=mode)
+
+
+def mirror(b: Builder, x: Value, axis: int, before: Size, after: Size, mode: str) -> Value:
+    """x with repetitions of itself on both sides of one axis, of any size above zero; negative amounts crop."""
+    shape = known_shape(x)
+    crop = larger(-1 * before, 0), larger(-1 * after, 0)
+    if crop != (0, 0):
+        starts = tuple(crop[0] if a == axis else 0 for a in range(len(shape)))
+        shape = tuple(size - crop[0] - crop[1] if a == axis else size for a, size in enumerate(shape))
+        x = b.emit("slice", x, starts=starts, sizes=shape, steps=(1,) * len(shape))
+    before, after = larger(before, 0), larger(after, 0)
+    operands = Operands(b)
+    size, place = operands.size(shape[axis]), index(0) - operands.size(before)
+    if mode == "edge":
+        place = apply("max", apply("min", place, size - 1), const(0, dtypes.int64))
+    elif mode == "wrap":
+        place = floor_mod(place, size)
+    else:
+        period = (size - 1) * 2
+        place = floor_mod(place, period)
+        place = apply("min", place, period - place)
+    total = shape[axis] + before + after
+    places = b.emit("map", *operands.values, hint="place", outputs=(place,), shape=(total,))
+    return b.emit("take", x, places, axis=axis, hint="mirrored")
 
 
 @op(
