@@ -21,7 +21,7 @@ ITEM_CYCLES = 150.0
 PACK_CYCLES = 0.25  # per packed element
 READ_CYCLES = 0.02  # per element of A and B that an item passes over
 COLD_CYCLES = 0.1  # per element of an item's first panel, which nothing prefetched
-LEAST_ROWS = 64  # of a block
+LEAST_ROWS = 128  # of a block
 
 
 @dataclass(frozen=True)
