@@ -1,79 +1,95 @@
-"""The onnx package's own suite of 2,033 backend tests. What fails is named here with its reason, and must fail."""
+"""The onnx package's own suite of 2,033 backend tests, on both backends. What fails is named here with its reason, and
+must fail: whoever mends one takes its line out."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx.backend.base import Backend, BackendRep
+from onnx import helper
 
-from backends.reference.interpreter import ReferenceExecutable
-from compiler.frontends.onnx import load
+from compiler.errors import TargetError
+from runtime.onnx_backend import NativeBackend, ReferenceBackend
 from tests.conformance.suite import suite
 
-_RANDOM = "the expected values are one draw of a generator ONNX does not specify"
-_GRADIENT = "Gradient differentiates the graph: no function, no reference operator"
-_HARNESS = "the suite compares a bare array with the list it expects; the onnx package's own evaluator fails it too"
-EXPECTED_FAILURES = {
-    "test_bernoulli": _RANDOM,
-    "test_bernoulli_double": _RANDOM,
-    "test_bernoulli_double_expanded": _RANDOM,
-    "test_bernoulli_expanded": _RANDOM,
-    "test_bernoulli_seed": _RANDOM,
-    "test_bernoulli_seed_expanded": _RANDOM,
-    "test_gradient_of_add": _GRADIENT,
-    "test_gradient_of_add_and_mul": _GRADIENT,
-    "test_if_opt": _HARNESS,
-    "test_loop16_seq_none": _HARNESS,
+RANDOM = "the expected values are one draw of a generator ONNX does not specify"
+GRADIENT = "Gradient differentiates the graph: no function, no reference operator"
+HARNESS = "the suite compares a bare array with the list it expects; the onnx package's own evaluator fails it too"
+HALF = "the expected values were rounded to float16 after other steps than ours"
+LATE = "a reshape to sizes that a Host step computes is planned before they are known"
+EMPTY = "a Host step reads a native result without elements, which has no memory"
+WINDOW = "the last window of ceil_mode lies in the padding, and the native pool keeps it"
+MIXED = "attention is fused where the softmax is wider than its operands"
+
+FAILURES = {
+    "test_attention_4d_causal_fp16_expanded": HALF,
+    "test_bernoulli": RANDOM,
+    "test_bernoulli_double": RANDOM,
+    "test_bernoulli_double_expanded": RANDOM,
+    "test_bernoulli_expanded": RANDOM,
+    "test_bernoulli_seed": RANDOM,
+    "test_bernoulli_seed_expanded": RANDOM,
+    "test_gradient_of_add": GRADIENT,
+    "test_gradient_of_add_and_mul": GRADIENT,
+    "test_if_opt": HARNESS,
+    "test_loop16_seq_none": HARNESS,
 }
+NATIVE_FAILURES = FAILURES | {
+    **{f"test_affine_grid_{kind}{expanded}": LATE
+       for kind in ("2d", "2d_align_corners", "3d", "3d_align_corners") for expanded in ("", "_expanded")},
+    **{f"test_reduce_{name}_empty_set_expanded": EMPTY for name in ("l1", "l2", "log_sum_exp", "sum_square")},
+    "test_averagepool_2d_ceil_last_window_starts_on_pad": WINDOW,
+    "test_flexattention_fp16": MIXED,
+    "test_flexattention_fp16_expanded_ver26": MIXED,
+}  # fmt: skip
 
 
-class _Prepared(BackendRep):
-    def __init__(self, model: Any) -> None:
-        self._executable = ReferenceExecutable(load(model))
-
-    def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
-        return tuple(self._executable.run([x if x is None or isinstance(x, list) else np.asarray(x) for x in inputs]))
-
-
-class GraphBackend(Backend):
-    """Imported graphs as they are, no pass between, in NumPy."""
-
-    @classmethod
-    def prepare(cls, model: Any, device: str = "CPU", **kwargs: Any) -> _Prepared:
-        return _Prepared(model)
-
-    @classmethod
-    def supports_device(cls, device: str) -> bool:
-        return device == "CPU"
+def parameters(failures: dict[str, str]) -> list[Any]:
+    """Every test's name; those that fail must do so, but for the random ones, which may fall as expected."""
+    return [
+        pytest.param(name, marks=pytest.mark.xfail(reason=failures[name], strict=failures[name] is not RANDOM))
+        if name in failures
+        else name
+        for name in suite(ReferenceBackend)
+    ]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _onnx_home(tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest.fixture(scope="module", autouse=True)
+def _onnx_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Where the suite writes the light models' data."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONNX_HOME", str(tmp_path_factory.mktemp("onnx")))
         yield
 
 
-def _parameters() -> list[Any]:
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(reason=EXPECTED_FAILURES[name], strict=name not in _RANDOM_NAMES))
-        if name in EXPECTED_FAILURES
-        else name
-        for name in suite(GraphBackend)
-    ]
-
-
-_RANDOM_NAMES = frozenset(name for name, reason in EXPECTED_FAILURES.items() if reason is _RANDOM)
-
-
-@pytest.mark.parametrize("name", _parameters())
 @pytest.mark.filterwarnings("ignore")
-def test_imported_graph(name: str) -> None:
-    suite(GraphBackend)[name].run()
+@pytest.mark.parametrize("name", parameters(FAILURES))
+def test_reference(name: str) -> None:
+    suite(ReferenceBackend)[name].run()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", parameters(NATIVE_FAILURES))
+def test_native(name: str) -> None:
+    suite(NativeBackend)[name].run()
 
 
 def test_the_whole_suite_is_here() -> None:
-    assert len(suite(GraphBackend)) == 2033
+    assert len(suite(ReferenceBackend)) == len(suite(NativeBackend)) == 2033
+    assert FAILURES.keys() <= NATIVE_FAILURES.keys() <= suite(ReferenceBackend).keys()
+
+
+def test_the_backend_interface() -> None:
+    node = helper.make_node("Add", ["a", "b"], ["c"])
+    a, b = np.float32([[1], [2]]), np.float32([3, 4])
+    for backend in (ReferenceBackend, NativeBackend):
+        assert backend.supports_device("CPU") and not backend.supports_device("CUDA")
+        (found,) = backend.run_node(node, [a, b])
+        np.testing.assert_array_equal(found, a + b)
+        infos = [helper.make_tensor_value_info(name, 1, None) for name in "abc"]
+        model = helper.make_model(helper.make_graph([node], "g", infos[:2], infos[2:]))
+        np.testing.assert_array_equal(backend.run_model(model, {"b": b, "a": a})[0], a + b)
+        with pytest.raises(TargetError, match="CUDA"):
+            backend.prepare(model, "CUDA:0")
