@@ -102,6 +102,8 @@ def _native(array: np.ndarray, spec: Spec) -> np.ndarray:
 
 
 def _name(dtype: np.dtype) -> str:
+    if dtype.hasobject:
+        return "Python objects"
     try:
         return dtypes.from_numpy(dtype).name
     except DtypeError:

@@ -65,9 +65,8 @@ class _Run:
         executable, sizes = self.program.executable, self.settling.sizes
         for planned in segment.calls:
             for view in planned.call.writes:
-                if view.buffer in segment.slots and view.buffer not in self.values:
-                    buffer = self.program.buffers[view.buffer]
-                    self.values[view.buffer] = np.empty(dims.evaluate(buffer.elements, sizes), buffer.dtype.numpy)
+                if view.buffer in segment.slots:
+                    self._allocated(view.buffer)
         late = segment.late_contents(self.settling.results)
         names = tuple(sizes[name] for name in segment.table.names)
         key = (number, names, tuple(array.tobytes() for array in late.values()))
@@ -114,21 +113,31 @@ class _Run:
     def _read(self, view: View) -> Any:
         """What a view shows, as an array (a container as it is)."""
         found = self._contents(view.buffer)
-        if not isinstance(found, np.ndarray) or found.dtype == object or not self._has_layout(view.buffer):
+        if not isinstance(found, np.ndarray) or found.dtype == object or not self._has_layout(view):
             return found
         sizes = self.settling.sizes
         shape = tuple(dims.evaluate(size, sizes) for size in view.shape)
         strides = [dims.evaluate(stride, sizes) for stride in view.strides]
         return window(found, shape, strides, dims.evaluate(view.offset, sizes))
 
-    def _has_layout(self, name: str) -> bool:
-        """Whether the buffer's size was known while compiling: what is not known can only be passed on whole."""
-        return self.program.buffers[name].elements != 0
+    def _allocated(self, name: str) -> np.ndarray:
+        """A buffer that native code writes to."""
+        if name not in self.values:
+            buffer = self.program.buffers[name]
+            elements = dims.evaluate(buffer.elements, self.settling.sizes)
+            self.values[name] = np.empty(elements, buffer.dtype.numpy)
+        return self.values[name]
+
+    def _has_layout(self, view: View) -> bool:
+        """Whether the rank was known while compiling: what is not known (no axes, no elements) is passed on whole."""
+        return view.shape != () or self.program.buffers[view.buffer].elements != 0
 
     def _contents(self, name: str) -> Any:
         for home in (self.values, self.prepared.weights.plain, self.settling.results):
             if name in home:
                 return home[name]
+        if name not in self.program.contents:  # of no elements, so that no call writes it
+            return self._allocated(name)
         contents = self.program.contents[name]
         if isinstance(contents, str):
             return self.settling.results[contents]

@@ -5,7 +5,7 @@ Their results fill size buffers, and their shapes bind the sizes that inference 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,6 @@ from compiler.dims import Dim
 from compiler.ir import Graph, Guard, Node, Value
 from compiler.op import lookup
 from compiler.types import TensorType
-
-_SHAPES_ONLY = ("shape_of", "result_shape")  # ops that look at their operands' shapes where contents are unknown
 
 
 class Settling:
@@ -49,7 +47,7 @@ class Settling:
     def _evaluate(self, node: Node) -> bool:
         if not names_in(node.attrs) <= self.sizes.keys():
             return False
-        operands = [None if value is None else self._operand(node, value) for value in node.inputs]
+        operands = [None if value is None else self._operand(node, i, value) for i, value in enumerate(node.inputs)]
         if any(o is None and value is not None for o, value in zip(operands, node.inputs, strict=True)):
             return False
         for value, array in zip(node.outputs, call_reference(node, operands, self.sizes), strict=False):
@@ -60,17 +58,27 @@ class Settling:
                     bind(array.shape, value.type, self.sizes, f"{node.place}: {node.op}")
         return True
 
-    def _operand(self, node: Node, value: Value) -> np.ndarray | None:
+    def _operand(self, node: Node, number: int, value: Value) -> np.ndarray | None:
+        """What a late node reads: contents, or (where only the shape matters) zeros of the right shape."""
         found = self.results.get(value.name)
         if found is None:
             found = self._constants.get(value.name)
-        if found is not None or node.op not in _SHAPES_ONLY:
+        if found is not None or number not in _shape_operands(node):
             return found
         type = value.type
         if not isinstance(type, TensorType) or type.shape is None or not names_of(type.shape) <= self.sizes.keys():
             return None
         shape = tuple(dims.evaluate(size, self.sizes) for size in type.shape)
         return np.broadcast_to(np.zeros((), type.dtype.numpy), shape)
+
+
+def _shape_operands(node: Node) -> Collection[int]:
+    """The operands of which a late node only wants the shape."""
+    if node.op == "shape_of":
+        return (0,)
+    if node.op != "result_shape":
+        return ()
+    return set(range(len(node.inputs))).difference(lookup(node.attrs["node"].op).value_operands)
 
 
 def call_reference(node: Node, operands: Sequence[Any], sizes: Mapping[str, int]) -> list[Any]:
