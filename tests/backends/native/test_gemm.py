@@ -14,7 +14,9 @@ from backends.native.blocking import Blocking
 from backends.native.target import host, named
 from compiler.dtypes import float32, float64, from_numpy
 from compiler.expr import apply, arg, cast, const
+from compiler.kernels import GemmSpec, KernelCall, View
 from tests.backends.native.harness import assert_same
+from tests.backends.native.pages import at_page_end
 from tests.backends.native.products import accumulator, multiply
 
 KINDS = (np.float32, np.float64)
@@ -140,6 +142,41 @@ def test_a_long_epilogue_with_two_outputs_of_two_types(m: int) -> None:
     assert_same(found[2], expected > 0)
 
 
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("layout", ["row", "column"])
+def test_nothing_beyond_the_operands_is_read(constant: bool, layout: str) -> None:
+    value = accumulator(np.float32) + arg(1, float32)
+    for m, n, k in ((1, 1, 1), (3, 130, 7), (9, 33, 5), (45, 97, 19)):
+        a, b, bias = (at_page_end(random(shape, np.float32)) for shape in ((m, k), (k, n), (n,)))
+        if layout == "column":
+            a, b = (at_page_end(np.ascontiguousarray(x.T)).T for x in (a, b))
+        found = multiply(a, b, operands=[bias], epilogue=(value,), constant=constant, symbolic=True)[0]
+        assert_close(found, a.astype(np.float64) @ b + bias, k)
+
+
+def test_kernels_are_named_by_unit_grid_and_what_shapes_them() -> None:
+    def name(m: int, n: int, k: int, **changes: object) -> str:
+        call = call_of(m, n, k)
+        return gemm.select(replace(call, spec=replace(call.spec, **changes)), named("x86-64-v4")).name
+
+    start = "gemm_float32_float32_float32_avx512_"
+    assert name(128, 768, 768).startswith(start + "8x48_")
+    assert name(128, 64, 768).startswith(start + "8x32_") and name(128, 10, 768).startswith(start + "8x16_")
+    assert name(128, 768, 768) == name(256, 3072, 3072)
+    assert name(128, 768, 768) != name(128, 768, 768, constant_b=False)
+    assert name(128, 768, 768) == name(128, 768, 768, b_axis="column")
+    assert gemm.select(call_of(128, 768, 768), named("x86-64-v3")).unit == "avx2_float32"
+
+
+def call_of(m: int, n: int, k: int) -> KernelCall:
+    """A plain product with a weight."""
+    spec = GemmSpec(float32, float32, float32, 0, "row", "row", True, (), (), (), ("unit",))
+    a, b, c = (
+        View(name, float32, shape, (shape[1], 1)) for name, shape in zip("abc", ((m, k), (k, n), (m, n)), strict=True)
+    )
+    return KernelCall(spec, (a, b), (c,))
+
+
 def test_an_output_may_overwrite_the_operand_it_adds() -> None:
     a, b, c = (random(s, np.float32) for s in ((20, 6), (6, 40), (20, 40)))
     value = accumulator(np.float32) + arg(1, float32)
@@ -182,16 +219,17 @@ def test_windows(name: str, channels: int, dense: bool) -> None:
     window = [((i + b + e - d * (k - 1) - 1) // s + 1, k, s, d, b, i) for k, s, d, b, e, i in axes]
     sizes = [axis[5] for axis in window]
     x = random((2, *sizes, channels * (1 if dense else 2)), np.float32)[..., :channels]
+    x = at_page_end(x) if dense else x
     w = random((*(axis[1] for axis in window), channels, 20), np.float32)
     b = w.reshape(-1, 20)
     params = [axis[i] for i in range(6) for axis in window]
     shape = (2 * int(np.prod([axis[0] for axis in window])), 20)
-    results = [
-        multiply(x, b, constant=True, threads=threads, window=len(axes), params=params, shape=shape)[0]
-        for threads in (1, 3)
-    ]
-    assert_close(results[0], conv_by_definition(x, w, window), b.shape[0])
-    assert_same(results[0], results[1])
+    options = {"constant": True, "window": len(axes), "params": params, "shape": shape}
+    found = multiply(x, b, **options)[0]
+    assert_close(found, conv_by_definition(x, w, window), b.shape[0])
+    assert_same(multiply(x, b, threads=3, **options)[0], found)
+    assert_same(multiply(x, b, symbolic=True, **options)[0], found)
+    assert_same(multiply(x, b, **(options | {"constant": False}))[0], found)
 
 
 def test_a_grouped_window_is_a_batch() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 from functools import cache
 
 import numpy as np
@@ -14,6 +13,7 @@ from backends.native.jit import Engine
 from backends.native.pack import Panel, define_panel_packer, pack_panels
 from backends.native.target import host
 from compiler import dtypes
+from tests.backends.native.pages import at_page_end
 
 RNG = np.random.default_rng(3)
 PANELS = (Panel(dtypes.float32, 32, 1, 16), Panel(dtypes.float64, 8, 1, 8), Panel(dtypes.float32, 8, 1, 16),
@@ -45,19 +45,6 @@ def packer(panel: Panel, axis: str) -> tuple[Engine, ctypes._CFuncPtr]:
     return engine, ctypes.CFUNCTYPE(None, *ARGUMENTS)(engine.address("pack"))
 
 
-def at_page_end(array: np.ndarray) -> tuple[mmap.mmap, np.ndarray]:
-    """A copy whose last byte is the last of its page, the next page being inaccessible."""
-    pages = -(-array.nbytes // mmap.PAGESIZE) + 1
-    memory = mmap.mmap(-1, pages * mmap.PAGESIZE)
-    whole = np.frombuffer(memory, np.uint8)
-    fence = (pages - 1) * mmap.PAGESIZE
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.mprotect(ctypes.c_void_p(whole.ctypes.data + fence), mmap.PAGESIZE, 0) == 0
-    copy = whole[fence - array.nbytes : fence].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return memory, copy
-
-
 @pytest.mark.parametrize("panel", PANELS, ids=str)
 @pytest.mark.parametrize("axis", ["x", "k", ""])
 def test_native_packers_follow_it_and_read_nothing_else(panel: Panel, axis: str) -> None:
@@ -68,11 +55,10 @@ def test_native_packers_follow_it_and_read_nothing_else(panel: Panel, axis: str)
                 continue
             logical = RNG.standard_normal((xs, ks)).astype(panel.dtype.numpy)
             dense = {"x": logical.T, "k": logical, "": np.repeat(logical, 2, axis=1)}[axis]
-            memory, source = at_page_end(np.ascontiguousarray(dense))
+            source = at_page_end(np.ascontiguousarray(dense))
             view = {"x": source.T, "k": source, "": source[:, ::2]}[axis]
             expected = pack_panels(logical, panel.width, panel.depth)
             found = np.full(expected.size + 16, 7, expected.dtype)
             function(view.ctypes.data, *view.strides, xs, ks, found.ctypes.data)
             assert np.array_equal(found[: expected.size], expected.reshape(-1))
             assert (found[expected.size :] == 7).all()
-            assert memory
