@@ -2,8 +2,8 @@
 
 Stages that do not need each other's statistics share a pass. Elements a later pass needs are stored in scratch, unless
 they are just an operand, which is read again. In row order a pass whose expressions are long is split in two: one that
-evaluates them into scratch, one vector at a time, and one that feeds the 64 canonical lanes from there; so is one over
-several reduced axes, where the canonical lanes run on across the ends of the inner rows.
+evaluates them into scratch, one vector at a time, and one that feeds the 64 canonical lanes from there; so is one that
+keeps elements over several reduced axes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ LONGEST_BODY = 64  # vector instructions unrolled over the canonical lanes, beyo
 @dataclass(frozen=True)
 class Pass:
     """One loop over a row. `roots` are the elements of `stages`; those of the stages in `store` go to scratch; with
-    `take` all are accumulated."""
+    `take` all are accumulated. `flat`: what it reads is evenly spaced over the whole row."""
 
     stages: tuple[int, ...]
     roots: tuple[Expr, ...]
     store: frozenset[int]
     take: bool
+    flat: bool
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,17 @@ def plan(spec: ReduceSpec, lanes: int) -> ReducePlan:
     passes: list[Pass] = []
     stored: set[int] = set()
     for group in _groups(stages):
-        elements = _elements(stages, group)
-        if by_row and (spec.reduced != 1 or cost(elements) * (LANES // lanes) > LONGEST_BODY):
+        elements, flat = _elements(stages, group), spec.reduced == 1
+        keep = read_later & set(group)
+        long = cost(elements) * (LANES // lanes) > LONGEST_BODY
+        if by_row and (long or (keep and not flat)):
             stored.update(group)
-            passes.append(Pass(group, elements, frozenset(group), take=False))
+            passes.append(Pass(group, elements, frozenset(group), take=False, flat=flat))
             elements = tuple(kept(stage, stages[stage].expr.dtype) for stage in group)
-            passes.append(Pass(group, elements, frozenset(), take=True))
+            passes.append(Pass(group, elements, frozenset(), take=True, flat=True))
         else:
-            keep = read_later & set(group)
             stored.update(keep)
-            passes.append(Pass(group, elements, frozenset(keep), take=True))
+            passes.append(Pass(group, elements, frozenset(keep), take=True, flat=flat))
     roots = [*(stage.expr for stage in stages), *outputs]
     return ReducePlan(
         spec, lanes, 1 if by_row else unroll(roots), stages, outputs, tuple(passes), tuple(sorted(stored))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
 
 from llvmlite import ir
 
@@ -11,11 +10,12 @@ from backends.native.access import unroll
 from backends.native.accumulate import accumulator
 from backends.native.emitter import ExprEmitter
 from backends.native.hoist import Hoisted
-from backends.native.kernel import I32, I64
+from backends.native.kernel import I64
 from backends.native.loops import Values, counted_loop, round_down, when
 from backends.native.reduce_emission import ReduceEmission
+from backends.native.reduce_lanes import CanonicalLanes, Element
 from backends.native.reduce_plan import Pass, ReducePlan
-from backends.native.vectors import index_vector, splat, tail_mask
+from backends.native.vectors import index_vector, tail_mask
 from compiler.canonical import LANES
 from compiler.expr import Expr
 from compiler.kernels import BROADCAST
@@ -124,48 +124,63 @@ class _RowEmission(ReduceEmission):
             self.writes[number].store(self.builder, value, offsets[len(self.spec.inputs) + number], i, mask)
 
     def _accumulate(self, step: Pass) -> None:
-        """The statistics of the stages of `step`, over the flattened row."""
-        builder, lanes, count = self.builder, self.lanes, LANES // self.lanes
-        elements = self._hoist(step.roots, self.indices, self.offsets)
-        keep = self._keeper(step)
-        stages = [accumulator(self.plan.stages[stage]) for stage in step.stages]
-        starts = [[stage.start(lanes, I32) for stage in stages] for _ in range(count)]
-        widths = [len(state) for state in starts[0]]
+        """The statistics of the stages of `step`."""
+        lanes = CanonicalLanes(self.builder, [accumulator(self.plan.stages[s]) for s in step.stages], self.lanes)
+        ends = self._flat_row(step, lanes) if step.flat else self._inner_rows(step, lanes)
+        self.stats.update(zip(step.stages, lanes.results(ends), strict=True))
 
-        def take(states: list[Values], i: ir.Value, mask: ir.Value | None) -> list[Values]:
-            values = elements.at(i, i, mask)
-            keep(values, self.offsets, i, i, mask)
-            block_number = splat(builder, builder.trunc(builder.lshr(i, I64(LANES.bit_length() - 1)), I32), lanes)
-            return [
-                stage.take(builder, state, value, block_number, mask)
-                for stage, state, value in zip(stages, states, values, strict=True)
-            ]
+    def _flat_row(self, step: Pass, lanes: CanonicalLanes) -> Values:
+        """A row whose elements are evenly spaced: whole blocks, then what is left."""
+        builder = self.builder
+        elements, keep = self._hoist(step.roots, self.indices, self.offsets), self._keeper(step)
 
-        def block(i: ir.Value, carried: Values) -> Values:
-            vectors = _split(carried, widths * count)
-            taken = []
-            for v in range(count):
-                states = vectors[v * len(stages) : (v + 1) * len(stages)]
-                taken += take(states, builder.add(i, I64(v * lanes)), None)
-            return list(chain.from_iterable(taken))
+        def element_of(block: ir.Value) -> Element:
+            def element(start: int, mask: ir.Value | None) -> Values:
+                i = builder.add(block, I64(start))
+                values = elements.at(i, i, mask)
+                keep(values, self.offsets, i, i, mask)
+                return values
+
+            return element
 
         full = round_down(builder, self.length, LANES)
-        initial = list(chain.from_iterable(chain.from_iterable(starts)))
-        vectors = _split(counted_loop(builder, I64(0), full, I64(LANES), initial, block), widths * count)
-        ends: list[list[Values]] = []
-        for v in range(count):
-            states = vectors[v * len(stages) : (v + 1) * len(stages)]
-            i = builder.add(full, I64(v * lanes))
+        carried = counted_loop(
+            builder, I64(0), full, I64(LANES), lanes.initial, lambda i, state: lanes.whole(state, i, element_of(i))
+        )
+        return lanes.partial(carried, full, element_of(full), I64(0), builder.sub(self.length, full))
 
-            def tail(states: list[Values] = states, i: ir.Value = i) -> Values:
-                mask = tail_mask(builder, builder.sub(self.length, i), lanes)
-                return list(chain.from_iterable(take(states, i, mask)))
+    def _inner_rows(self, step: Pass, lanes: CanonicalLanes) -> Values:
+        """Several reduced axes: the lanes run on from inner row to inner row, so a block may begin before one and end
+        behind it."""
+        builder, reduced = self.builder, self.reduced
+        width = len(reduced.start())
 
-            inside = builder.icmp_signed("<", i, self.length)
-            ends.append(_split(when(builder, inside, tail, list(chain.from_iterable(states))), widths))
-        for number, (index, stage) in enumerate(zip(step.stages, stages, strict=True)):
-            lanes_of_stage = [stage.number(builder, states[number], v * lanes) for v, states in enumerate(ends)]
-            self.stats[index] = stage.result(stage.tree(builder, lanes_of_stage))
+        def inner_row(flat: ir.Value, carried: Values) -> Values:
+            state = carried[:width]
+            moved = [builder.add(a, b) for a, b in zip(self.offsets, reduced.offsets(state), strict=True)]
+            elements = self._hoist(step.roots, self.indices + reduced.indices(state), moved)
+
+            def block(i: ir.Value, states: Values) -> Values:
+                rest, position = builder.sub(self.extent, i), builder.add(flat, i)
+
+                def element(start: int, mask: ir.Value | None) -> Values:
+                    return elements.at(builder.add(i, I64(start)), builder.add(position, I64(start)), mask)
+
+                begun = builder.icmp_signed(">=", i, I64(0))
+                first = builder.select(begun, I64(0), builder.neg(i))
+                return when(
+                    builder,
+                    builder.and_(begun, builder.icmp_signed(">=", rest, I64(LANES))),
+                    lambda: lanes.whole(states, position, element),
+                    lambda: lanes.partial(states, position, element, first, rest),
+                )
+
+            before = builder.neg(builder.and_(flat, I64(LANES - 1)))
+            ends = counted_loop(builder, before, self.extent, I64(LANES), carried[width:], block)
+            return reduced.next(state) + ends
+
+        initial = reduced.start() + lanes.initial
+        return counted_loop(builder, I64(0), self.length, self.extent, initial, inner_row)[width:]
 
 
 class _Elements:
@@ -186,8 +201,3 @@ class _Elements:
 
         emitter = ExprEmitter(self.emission.builder, lanes, leaf)
         return [emitter.emit(root) for root in self.roots]
-
-
-def _split(values: Values, widths: Sequence[int]) -> list[Values]:
-    rest = iter(values)
-    return [[next(rest) for _ in range(width)] for width in widths]
