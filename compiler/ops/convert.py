@@ -18,7 +18,7 @@ from compiler.ir import Node, Value
 from compiler.op import REQUIRED, Call, OnnxRow, Sample, op
 from compiler.ops.elementwise import ANY, check_kind, common_shape, emit_map, in_float64, known_sizes, operand, widened
 from compiler.ops.extents import larger, smaller
-from compiler.ops.onnx_types import onnx_dtype
+from compiler.ops.onnx_types import name_to_number, onnx_dtype
 from compiler.ops.rounding import SATURATING, convert, to_exponent
 from compiler.types import TensorType, ValueType
 
@@ -38,7 +38,10 @@ def _rounding(node: Any) -> dict[str, Any]:
 
 @op(
     "cast",
-    onnx=(OnnxRow("Cast", build=_build_cast), OnnxRow("CastLike", build=_build_cast_like)),
+    onnx=(
+        OnnxRow("Cast", build=_build_cast, upgrades=((6, name_to_number),)),
+        OnnxRow("CastLike", build=_build_cast_like),
+    ),
     attrs={"to": REQUIRED, "saturate": 1, "round_mode": "up"},
     tracks_values=True,
     host_reason="strings and exponents never reach a kernel",

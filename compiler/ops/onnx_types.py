@@ -38,6 +38,19 @@ def onnx_number(dtype: DType) -> int:
     return next(number for number, known in _NUMBERS.items() if known == dtype)
 
 
+# What Cast called them before opset 6
+_NAMES = {
+    "FLOAT": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT32": 6, "INT64": 7, "STRING": 8, "BOOL": 9,
+    "FLOAT16": 10, "DOUBLE": 11, "UINT32": 12, "UINT64": 13, "COMPLEX64": 14, "COMPLEX128": 15,
+}  # fmt: skip
+
+
+def name_to_number(b: Builder, node: Any) -> Any:
+    """An upgrade: attribute `to` as an element type's name becomes its number."""
+    to = node.attr("to")
+    return node.with_attrs(to=_NAMES.get(to, to))
+
+
 def attribute_to_input(name: str, position: int) -> Callable[[Builder, Any], Any]:
     """An upgrade: integer-list attribute `name` becomes the int64 input at `position`."""
 
