@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from compiler.expr import Expr, apply, const, select
 from compiler.frontends.aten.base import ROWS, AtenBuilder, aten, pointwise
 from compiler.ir import Value
+from compiler.ops.activation import gelu
 
 
 def _clip(x: Expr, low: float, high: float) -> Expr:
@@ -30,14 +30,9 @@ for _name, _build in ACTIVATIONS.items():
     ROWS[f"aten.{_name}.default"] = lambda b, x, build=_build: pointwise(b, (x,), build)
 
 
-def _gelu_tanh(x: Expr) -> Expr:
-    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
-    return 0.5 * x * (1.0 + apply("tanh", inner))
-
-
 @aten("aten.gelu.default")
 def _gelu(b: AtenBuilder, x: Value, approximate: str = "none") -> Value:
-    return pointwise(b, (x,), _gelu_tanh if approximate == "tanh" else lambda e: e * apply("normcdf", e))
+    return pointwise(b, (x,), lambda e: gelu(e, approximate=approximate))
 
 
 @aten("aten.leaky_relu.default")
