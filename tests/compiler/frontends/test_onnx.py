@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from backends.reference.interpreter import run
 from compiler import dims
-from compiler.errors import ModelError, ShapeError, UnsupportedOp
+from compiler.errors import ModelError, SansuanError, ShapeError, UnsupportedOp
 from compiler.frontends.onnx import load
 from compiler.types import TensorType
 
@@ -275,3 +275,26 @@ def test_large_initializers_are_not_copied_out_of_the_model() -> None:
         start = np.frombuffer(data, np.uint8).__array_interface__["data"][0]
         in_place = 0 <= array.__array_interface__["data"][0] - start < len(data)
         assert in_place == ((start + data.find(weight.tobytes())) % 4 == 0)
+
+
+def test_mutated_models_raise_only_our_errors(rng: np.random.Generator) -> None:
+    body = helper.make_graph([relu("x", "i")], "b", [], [info("i", None)])
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1], strides=[2, 1]),
+        helper.make_node("If", ["c"], ["b"], then_branch=body, else_branch=body),
+        helper.make_node("Softmax", ["a"], ["y"], axis=-1),
+    ]
+    weight = numpy_helper.from_array(np.zeros((2, 3, 3, 3), np.float32), "w")
+    inputs = [info("x", ["n", 3, 8, 8]), info("c", [], TensorProto.BOOL)]
+    data = model(nodes, inputs, [info("y", None), info("b", None)], [weight]).SerializeToString()
+    loaded = 0
+    for _ in range(3000):
+        mutated = bytearray(data)
+        for at in rng.integers(0, len(data), rng.integers(1, 4)):
+            mutated[at] = rng.integers(0, 256)
+        try:
+            load(bytes(mutated))
+            loaded += 1
+        except SansuanError:
+            continue
+    assert loaded
