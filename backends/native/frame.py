@@ -72,8 +72,3 @@ def move(builder: ir.IRBuilder, pointer: ir.Value, offset: ir.Value) -> ir.Value
     if isinstance(offset, ir.Constant) and offset.constant == 0:
         return pointer
     return builder.gep(pointer, [offset])
-
-
-def times(builder: ir.IRBuilder, value: ir.Value, factor: int) -> ir.Value:
-    """value * factor of i64s."""
-    return value if factor == 1 else builder.mul(value, I64(factor))

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from llvmlite import ir
 
 from backends.native import gemm, units
 from backends.native.blocking import Blocking
+from backends.native.jit import compile_object
 from backends.native.pack import pack_panels
 from backends.native.target import host, named
 from backends.native.units import Grid, MatrixUnit, generic
@@ -16,6 +18,7 @@ from compiler import dtypes
 from compiler.dims import symbol
 from compiler.errors import DtypeError
 from compiler.expr import arg
+from compiler.kernels import GemmSpec, KernelCall, View
 from tests.backends.native.fake_unit import FAKE
 from tests.backends.native.harness import assert_same
 from tests.backends.native.products import multiply
@@ -113,3 +116,14 @@ def test_odd_panels_gather_windows(fake: MatrixUnit) -> None:
     params = [value for value in (5, 3, 1, 1, 1, 5) for _ in range(2)]
     found = multiply(x, b, constant=True, window=2, params=params, shape=(25, 8))[0]
     assert_same(found, columns @ b)
+
+
+@pytest.mark.parametrize("machine", ["x86-64-v4", "x86-64-v3", "aarch64"])
+def test_code_is_generated_for_any_machine(machine: str) -> None:
+    target = named(machine)
+    spec = GemmSpec(*[dtypes.float32] * 3, 0, "row", "row", True, (), (), (), ("unit",))
+    a, b, c = (View(name, dtypes.float32, (symbol("m"), 100), (100, 1)) for name in "abc")
+    kernel = gemm.select(KernelCall(spec, (a, b), (c,)), target)
+    module = ir.Module(kernel.name)
+    kernel.emit(module)
+    assert kernel.name.encode() in compile_object(module, target, kernel.passes)
