@@ -240,3 +240,30 @@ def test_strided_views_reach_host_steps(monkeypatch: pytest.MonkeyPatch) -> None
     )  # fmt: skip
     x = np.arange(6.0).reshape(2, 3)
     assert np.array_equal(executable(lowered).run([x])[0], x.T + 0.5)
+
+
+def test_host_steps_on_buffers_without_elements(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_references(monkeypatch, {"count": lambda t: np.array([float(t.ndim), float(t.size)])})
+    node = Node("count", (value("t", 0, 3),), (value("y", 2),), {}, ("count",))
+    buffers = {
+        "x": Buffer("x", F64, N, "input"), "t": Buffer("t", F64, 0, "temp"), "y": Buffer("y", F64, 2, "output")
+    }  # fmt: skip
+    call = HostCall(node, (dense("t", 0, 3),), ("y",), "a test")
+    lowered = program(
+        inputs=(value("x", N),), buffers=buffers, calls=(call,), outputs=((value("y", 2), dense("y", 2)),)
+    )
+    assert executable(lowered).run([np.ones(3)])[0].tolist() == [2.0, 0.0]  # its rank is still known
+
+
+def test_a_host_result_of_unknown_rank_is_passed_on_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_references(monkeypatch, {"square": lambda x: np.outer(x, x), "sum": lambda t: t.sum(axis=0)})
+    unknown = Value("t", TensorType(F64, None))
+    first = HostCall(Node("square", (value("x", N),), (unknown,)), (dense("x", N),), ("t",), "a test")
+    second = HostCall(Node("sum", (unknown,), (value("y", N),)), (dense("t"),), ("y",), "a test")
+    buffers = {
+        "x": Buffer("x", F64, N, "input"), "t": Buffer("t", F64, 0, "temp"), "y": Buffer("y", F64, N, "output")
+    }  # fmt: skip
+    lowered = program(
+        inputs=(value("x", N),), buffers=buffers, calls=(first, second), outputs=((value("y", N), dense("y", N)),)
+    )
+    assert executable(lowered).run([np.array([1.0, 2.0])])[0].tolist() == [3.0, 6.0]
