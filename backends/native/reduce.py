@@ -18,7 +18,7 @@ from backends.native import reduce_column, reduce_row
 from backends.native.access import kernel_name, operand_words, vector_lanes, vector_ns
 from backends.native.kernel import Arguments
 from backends.native.loops import CHUNK_NS, CHUNKS_PER_THREAD, byte_strides, product, rows_per_chunk
-from backends.native.reduce_plan import ReducePlan, plan
+from backends.native.reduce_plan import PIECE, ReducePlan, plan
 from backends.native.target import Target
 from compiler.canonical import LANES
 from compiler.dims import Size
@@ -99,11 +99,12 @@ class ReduceKernel:
     def _scratch(self, length: int) -> tuple[list[int], int]:
         # Where each kept stage's elements of one row (or block of columns) lie, and how many bytes all take.
         width = self.plan.lanes * self.plan.unroll
-        # Vectors are stored whole, so the last one may reach beyond the row.
-        elements = length + LANES if self.spec.vector_axis == "row" else length * width
         offsets, end = [], 0
         for stage in self.plan.stored:
             offsets.append(end)
+            stored = min(length, PIECE) if stage in self.plan.pieces else length
+            # Vectors are stored whole, so the last one may reach beyond the row.
+            elements = stored + LANES if self.spec.vector_axis == "row" else length * width
             dtype = self.plan.stages[stage].expr.dtype
             end += -(-elements * dtype.bytes // ALIGNMENT) * ALIGNMENT
         return offsets, end

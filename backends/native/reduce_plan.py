@@ -1,39 +1,49 @@
 """From the stages of a reduction to passes over a row.
 
 Stages that do not need each other's statistics share a pass. Elements a later pass needs are stored in scratch, unless
-they are just an operand, which is read again. In row order a pass whose expressions are long is split in two: one that
-evaluates them into scratch, one vector at a time, and one that feeds the 64 canonical lanes from there; so is one that
-keeps elements over several reduced axes.
+they are just an operand, which is read again. In row order long expressions are not unrolled over the 64 canonical
+lanes: they are evaluated into scratch one vector at a time, a piece of the row or (where a later pass wants the
+elements) all of it, and feed the lanes from there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from backends.native.access import cost, unroll
 from compiler.canonical import LANES
 from compiler.expr import Expr, kept, substitute, walk
 from compiler.kernels import ReduceSpec, Stage
 
+PIECE = 1024  # elements
 LONGEST_BODY = 64  # vector instructions unrolled over the canonical lanes, beyond which a pass is split
+
+
+class Walk(Enum):
+    """How a pass in row order goes over a row."""
+
+    FLAT = "elements evenly spaced over the whole row go to the lanes"
+    INNER = "inner rows go to the lanes one after another"
+    PIECES = "a piece of the row is evaluated into scratch, and from there goes to the lanes"
+    EVALUATE = "elements go to scratch only"
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One loop over a row. `roots` are the elements of `stages`; those of the stages in `store` go to scratch; with
-    `take` all are accumulated. `flat`: what it reads is evenly spaced over the whole row."""
+    """One loop over a row. `roots` are the elements of `stages`; those of the stages in `store` go to scratch. All are
+    accumulated, unless the walk only evaluates."""
 
     stages: tuple[int, ...]
     roots: tuple[Expr, ...]
     store: frozenset[int]
-    take: bool
-    flat: bool
+    walk: Walk
 
 
 @dataclass(frozen=True)
 class ReducePlan:
     """What the emitters work from. `stages` and the outputs are rewritten so that they read kept(j) only where
-    stage j is `stored`."""
+    stage j is `stored`. Of the stages in `pieces` no more than PIECE elements are stored at a time."""
 
     spec: ReduceSpec
     lanes: int
@@ -42,6 +52,7 @@ class ReducePlan:
     element_outputs: tuple[Expr, ...]
     passes: tuple[Pass, ...]
     stored: tuple[int, ...]
+    pieces: frozenset[int]
 
 
 def plan(spec: ReduceSpec, lanes: int) -> ReducePlan:
@@ -51,21 +62,32 @@ def plan(spec: ReduceSpec, lanes: int) -> ReducePlan:
     read_later = _kept_in((*(stage.expr for stage in stages), *outputs))
     passes: list[Pass] = []
     stored: set[int] = set()
+    pieces: set[int] = set()
     for group in _groups(stages):
         elements, flat = _elements(stages, group), spec.reduced == 1
-        keep = read_later & set(group)
-        long = cost(elements) * (LANES // lanes) > LONGEST_BODY
-        if by_row and (long or (keep and not flat)):
+        keep = frozenset(read_later & set(group))
+        long = by_row and cost(elements) * (LANES // lanes) > LONGEST_BODY
+        stored.update(group if long and flat else keep)
+        if by_row and keep and (long or not flat):
             stored.update(group)
-            passes.append(Pass(group, elements, frozenset(group), take=False, flat=flat))
+            passes.append(Pass(group, elements, frozenset(group), Walk.EVALUATE))
             elements = tuple(kept(stage, stages[stage].expr.dtype) for stage in group)
-            passes.append(Pass(group, elements, frozenset(), take=True, flat=True))
+            passes.append(Pass(group, elements, frozenset(), Walk.FLAT))
+        elif long and flat:
+            pieces.update(group)
+            passes.append(Pass(group, elements, frozenset(group), Walk.PIECES))
         else:
-            stored.update(keep)
-            passes.append(Pass(group, elements, frozenset(keep), take=True, flat=flat))
+            passes.append(Pass(group, elements, keep, Walk.FLAT if flat else Walk.INNER))
     roots = [*(stage.expr for stage in stages), *outputs]
     return ReducePlan(
-        spec, lanes, 1 if by_row else unroll(roots), stages, outputs, tuple(passes), tuple(sorted(stored))
+        spec,
+        lanes,
+        1 if by_row else unroll(roots),
+        stages,
+        outputs,
+        tuple(passes),
+        tuple(sorted(stored)),
+        frozenset(pieces),
     )
 
 

@@ -11,13 +11,13 @@ from backends.native.accumulate import accumulator
 from backends.native.emitter import ExprEmitter
 from backends.native.hoist import Hoisted
 from backends.native.kernel import I64
-from backends.native.loops import Values, counted_loop, round_down, when
+from backends.native.loops import Values, counted_loop, round_down, smaller, when
 from backends.native.reduce_emission import ReduceEmission
 from backends.native.reduce_lanes import CanonicalLanes, Element
-from backends.native.reduce_plan import Pass, ReducePlan
+from backends.native.reduce_plan import PIECE, Pass, ReducePlan, Walk
 from backends.native.vectors import index_vector, tail_mask
 from compiler.canonical import LANES
-from compiler.expr import Expr
+from compiler.expr import Expr, kept
 from compiler.kernels import BROADCAST
 
 Consume = Callable[[Values, Values, ir.Value, ir.Value, ir.Value | None], None]  # values, offsets, i, flat, mask
@@ -35,10 +35,10 @@ class _RowEmission(ReduceEmission):
         self.indices, self.offsets = indices, offsets
         self.stats: dict[int, ir.Value] = {}
         for step in self.plan.passes:
-            if step.take:
-                self._accumulate(step)
-            else:
+            if step.walk is Walk.EVALUATE:
                 self._evaluate(step.roots, self._keeper(step))
+            else:
+                self._accumulate(step)
         if self.plan.element_outputs:
             self._evaluate(self.plan.element_outputs, self._write)
         self._write_row_outputs()
@@ -87,29 +87,34 @@ class _RowEmission(ReduceEmission):
         counted_loop(builder, I64(0), self.length, self.extent, reduced.start(), inner_row)
 
     def _inner_row(
-        self, roots: Sequence[Expr], indices: Values, offsets: Values, start: ir.Value, consume: Consume
+        self, roots: Sequence[Expr], indices: Values, offsets: Values, flat: ir.Value, consume: Consume
     ) -> None:
-        builder, lanes = self.builder, self.lanes
+        """The elements of an inner row, the first of which is element `flat` of the row."""
         elements = self._hoist(roots, indices, offsets)
+        self._stretch(elements, I64(0), self.extent, flat, consume)
+
+    def _stretch(self, elements: _Elements, first: ir.Value, last: ir.Value, flat: ir.Value, consume: Consume) -> None:
+        """Elements [first, last) of an inner row, which begins at element `flat` of the row."""
+        builder, lanes, offsets = self.builder, self.lanes, elements.offsets
         block = lanes * unroll(elements.roots)
-        full = round_down(builder, self.extent, block)
+        full = builder.add(first, round_down(builder, builder.sub(last, first), block))
 
         def several(i: ir.Value, _: Values) -> Values:
             at = [builder.add(i, I64(step)) for step in range(0, block, lanes)]
-            flats = [builder.add(start, position) for position in at]
-            results = [elements.at(position, flat, None) for position, flat in zip(at, flats, strict=True)]
-            for result, position, flat in zip(results, at, flats, strict=True):
-                consume(result, offsets, position, flat, None)
+            flats = [builder.add(flat, position) for position in at]
+            results = [elements.at(position, f, None) for position, f in zip(at, flats, strict=True)]
+            for result, position, f in zip(results, at, flats, strict=True):
+                consume(result, offsets, position, f, None)
             return []
 
         def masked(i: ir.Value, _: Values) -> Values:
-            mask = tail_mask(builder, builder.sub(self.extent, i), lanes)
-            flat = builder.add(start, i)
-            consume(elements.at(i, flat, mask), offsets, i, flat, mask)
+            mask = tail_mask(builder, builder.sub(last, i), lanes)
+            f = builder.add(flat, i)
+            consume(elements.at(i, f, mask), offsets, i, f, mask)
             return []
 
-        counted_loop(builder, I64(0), full, I64(block), [], several)
-        counted_loop(builder, full, self.extent, I64(lanes), [], masked)
+        counted_loop(builder, first, full, I64(block), [], several)
+        counted_loop(builder, full, last, I64(lanes), [], masked)
 
     def _keeper(self, step: Pass) -> Consume:
         def keep(values: Values, offsets: Values, i: ir.Value, flat: ir.Value, mask: ir.Value | None) -> None:
@@ -126,7 +131,8 @@ class _RowEmission(ReduceEmission):
     def _accumulate(self, step: Pass) -> None:
         """The statistics of the stages of `step`."""
         lanes = CanonicalLanes(self.builder, [accumulator(self.plan.stages[s]) for s in step.stages], self.lanes)
-        ends = self._flat_row(step, lanes) if step.flat else self._inner_rows(step, lanes)
+        walk = {Walk.FLAT: self._flat_row, Walk.INNER: self._inner_rows, Walk.PIECES: self._pieces}[step.walk]
+        ends = walk(step, lanes)
         self.stats.update(zip(step.stages, lanes.results(ends), strict=True))
 
     def _flat_row(self, step: Pass, lanes: CanonicalLanes) -> Values:
@@ -148,6 +154,39 @@ class _RowEmission(ReduceEmission):
             builder, I64(0), full, I64(LANES), lanes.initial, lambda i, state: lanes.whole(state, i, element_of(i))
         )
         return lanes.partial(carried, full, element_of(full), I64(0), builder.sub(self.length, full))
+
+    def _pieces(self, step: Pass, lanes: CanonicalLanes) -> Values:
+        """Long expressions: a piece is evaluated into scratch and taken from there while it is in the cache."""
+        builder, keep = self.builder, self._keeper(step)
+        elements = self._hoist(step.roots, self.indices, self.offsets)
+        leaves = [kept(stage, root.dtype) for stage, root in zip(step.stages, step.roots, strict=True)]
+
+        def piece(first: ir.Value, carried: Values) -> Values:
+            last = smaller(builder, builder.add(first, I64(PIECE)), self.length)
+
+            def keep_from_first(
+                values: Values, offsets: Values, i: ir.Value, flat: ir.Value, mask: ir.Value | None
+            ) -> None:
+                keep(values, offsets, i, builder.sub(flat, first), mask)
+
+            self._stretch(elements, first, last, I64(0), keep_from_first)
+            count = builder.sub(last, first)
+            full = round_down(builder, count, LANES)
+
+            def element_of(block: ir.Value) -> Element:
+                def element(start: int, _: ir.Value | None) -> Values:
+                    return [self.load_kept(leaf, builder.add(block, I64(start)), self.lanes) for leaf in leaves]
+
+                return element
+
+            def whole(i: ir.Value, state: Values) -> Values:
+                return lanes.whole(state, builder.add(first, i), element_of(i))
+
+            carried = counted_loop(builder, I64(0), full, I64(LANES), carried, whole)
+            position = builder.add(first, full)
+            return lanes.partial(carried, position, element_of(full), I64(0), builder.sub(count, full))
+
+        return counted_loop(builder, I64(0), self.length, I64(PIECE), lanes.initial, piece)
 
     def _inner_rows(self, step: Pass, lanes: CanonicalLanes) -> Values:
         """Several reduced axes: the lanes run on from inner row to inner row, so a block may begin before one and end

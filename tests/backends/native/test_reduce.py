@@ -266,3 +266,31 @@ def test_a_rows_result_does_not_depend_on_its_batch(rng: np.random.Generator) ->
     for row in range(8):
         (alone,) = run_reduce(stages, [x[row : row + 1]], 1, elements=elements)
         assert_same(alone[0], batch[row])
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+def test_long_expressions_go_piece_by_piece(rng: np.random.Generator, target: Target) -> None:
+    x = samples(rng, (2, 2500), np.dtype(np.float32))
+    y = samples(rng, (2, 2500), np.dtype(np.float32))
+    a, b = arg(0, dtypes.float32), arg(1, dtypes.float32)
+    long = kept(0, dtypes.float32) - stat(0, dtypes.float32)
+    for _ in range(20):
+        long = long * 0.5 + b
+    stages = [Stage("max", a * b, keep=True), Stage("sum", long)]
+    found = run_reduce(stages, [x, y], 1, rows=(stat(1, dtypes.float32),), target=target)
+    expected = x * y - canonical_reduce("max", x * y)[:, None]
+    for _ in range(20):
+        expected = expected * np.float32(0.5) + y
+    assert_same(found[0], canonical_sum(expected))
+
+
+def test_several_reduced_axes_with_element_outputs(rng: np.random.Generator) -> None:
+    x = samples(rng, (3, 6, 5, 7), np.dtype(np.float32)).transpose(1, 2, 0, 3)
+    a = arg(0, dtypes.float32)
+    stages, elements, rows = layer_norm(a + 1.0, a, a)
+    found = run_reduce(stages, [x], 2, elements=elements, rows=rows)
+    flat = np.ascontiguousarray(x).reshape(6, 5, 21)
+    wanted = run_reduce(stages, [flat], 1, elements=elements, rows=rows)
+    assert_same(found[0].reshape(flat.shape), wanted[0])
+    for first, second in zip(found[1:], wanted[1:], strict=True):
+        assert_same(first, second)
