@@ -136,9 +136,7 @@ def _in_precision(graph: Graph, precision: str | None) -> Graph:
     return graph if precision is None else set_precision(graph, precision)
 
 
-def _executable(
-    graph: Graph, backend: str, machine: Target, options: Options
-) -> tuple[Runner, Mapping[str, str]]:
+def _executable(graph: Graph, backend: str, machine: Target, options: Options) -> tuple[Runner, Mapping[str, str]]:
     """What runs the graph, and why imported nodes without a kernel need none."""
     if backend == "reference":
         return ReferenceExecutable(graph), {node.name: "run by the NumPy reference" for node in graph.imported}

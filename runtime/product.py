@@ -88,7 +88,9 @@ def _check(a: np.ndarray, b: np.ndarray, precision: str | None) -> DType:
     if a.ndim == 0 or b.ndim == 0:
         raise ShapeError(f"matmul: operands have shapes {a.shape} and {b.shape}; expected at least one axis each")
     if precision is not None and precision not in _PRECISIONS:
-        raise DtypeError(f"matmul: precision {precision!r} does not exist yet; expected one of {', '.join(_PRECISIONS)}")
+        raise DtypeError(
+            f"matmul: precision {precision!r} does not exist yet; expected one of {', '.join(_PRECISIONS)}"
+        )
     dtype = dtypes.from_numpy(a.dtype)
     if dtype not in _PRODUCTS:
         raise DtypeError(f"matmul: products of {dtype} do not exist yet; expected float64 or float32")

@@ -101,7 +101,9 @@ def test_float64_from_torch(name: str) -> None:
         assert found.dtype == np.float64 and relative_error(found, exact) <= 1e-14
 
 
-@pytest.mark.parametrize(("name", "double"), [("bert", True), ("gpt", True), ("mlp", False), ("resnet", False), ("gpt", False)])
+@pytest.mark.parametrize(
+    ("name", "double"), [("bert", True), ("gpt", True), ("mlp", False), ("resnet", False), ("gpt", False)]
+)
 def test_float64_from_onnx(name: str, double: bool) -> None:
     # A file's float attributes (epsilons) and folded weights are float32, so the file itself says what is exact.
     data, precision = onnx_bytes(name, double), None if double else "fp64"

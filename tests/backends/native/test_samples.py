@@ -36,5 +36,9 @@ def test_native_gives_the_emulated_bits(entry: Op, sample: Sample) -> None:
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     """Equal bytes, any NaN equal to any NaN."""
-    nan = np.zeros(a.shape, bool) if a.dtype.kind in "biuO" else np.isnan(a.astype(np.float64)) & np.isnan(b.astype(np.float64))
+    nan = (
+        np.zeros(a.shape, bool)
+        if a.dtype.kind in "biuO"
+        else np.isnan(a.astype(np.float64)) & np.isnan(b.astype(np.float64))
+    )
     return a[~nan].tobytes() == b[~nan].tobytes()
