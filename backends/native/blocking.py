@@ -73,9 +73,11 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     if threads > 1 and batch < chunks:
         wanted = -(-chunks // batch)
         splits = [(r, c) for r in range(1, wanted + 1) for c in range(1, wanted // r + 1)]
+    # What an item packs of B stays in its thread's scratch: at most half of the last-level cache.
+    least_columns = -(-n * k * unit.b.bytes // (target.l3 // 2)) if pack_b else 1
     best = (float("inf"), 0, 0)
     for rows, columns in splits:
-        item_rows, item_columns = _share(m, rows, mr), _share(n, columns, nr)
+        item_rows, item_columns = _share(m, rows, mr), _share(n, max(columns, least_columns), nr)
         best = min(best, (_makespan(unit, product, threads, item_rows, item_columns, nr), item_rows, item_columns))
     item_rows, item_columns = best[1], best[2]
     items = batch * -(-m // item_rows) * -(-n // item_columns)
