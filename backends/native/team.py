@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 
 import numpy as np
@@ -18,6 +19,7 @@ from backends.native.target import host
 from backends.native.worker import CPU_SET_WORDS
 
 MOST_THREADS = 1024
+STOP_SECONDS = 1.0  # how long stopping waits for a run in progress
 _ENVIRONMENT_WORDS = 64  # more than any C library's fenv_t
 
 
@@ -80,8 +82,9 @@ class Team:
         return True
 
     def stop(self) -> None:
-        """End and join all workers. A run in progress finishes on its own thread."""
+        """End and join all workers. A run in progress finishes first, or (if it takes long) on its own thread."""
         with self._lock:
+            idle = self._wait_until_idle() if self._threads else False
             TEAM.write(self._record, 0, workers=0, stop=1)
             libc = ctypes.CDLL(None)
             for index, thread in enumerate(self._threads):
@@ -92,6 +95,17 @@ class Team:
                 libc.pthread_join(thread, None)
             self._threads = []
             TEAM.write(self._record, 0, stop=0)
+            if idle:
+                TEAM.write(self._record, 0, lock=0)
+
+    def _wait_until_idle(self) -> bool:
+        """Take the team's lock, so that no run can use it; says whether that worked in time."""
+        patience = time.monotonic() + STOP_SECONDS
+        while executor().acquire(self.address + 8 * TEAM.index["lock"]) != 0:
+            if time.monotonic() > patience:
+                return False
+            time.sleep(0.0005)
+        return True
 
     def forget(self) -> None:
         """After fork: no worker lives in the child, and nobody there holds a lock."""

@@ -54,21 +54,22 @@ class Walker:
         first_look = b.select(long, I64(1), b.select(measuring, b.add(started.get(), I64(RELEASE_NS)), I64(0)))
         for field, value in (("until", first_look), ("state", I64(0)), ("interrupted", I64(0))):
             code.set(watch, WATCH, field, value)
+        result, interrupted = code.variable(I64(INTERRUPTED)), code.variable(I1(0))
         with code.when(long):
-            b.call(self.look, [watch])
+            interrupted.set(b.call(self.look, [watch]))
 
         limit = self._smaller(code, code.get(plan, PLAN, "threads"), b.add(code.get(team, TEAM, "workers"), I64(1)))
         crowd = b.and_(b.icmp_signed(">", limit, I64(1)), b.icmp_signed(">=", work, I64(TEAM_NS)))
-        result, lock = code.variable(I64(FINISHED)), code.field(team, TEAM, "lock")
-        taken = code.variable(I1(0))
-        with code.when(crowd):
-            taken.set(b.icmp_signed("==", b.atomic_rmw("xchg", lock, I64(1), "acquire"), I64(0)))
-        with b.if_else(taken.get()) as (together, alone):
-            with together:
-                result.set(b.call(run_team, [plan, slots, arena, watch, team, limit]))
-                b.store_atomic(I64(0), lock, "release", 8)
-            with alone:
-                result.set(b.call(run_alone, [plan, slots, arena, watch]))
+        lock, taken = code.field(team, TEAM, "lock"), code.variable(I1(0))
+        with code.when(b.not_(interrupted.get()), likely=True):
+            with code.when(crowd):
+                taken.set(b.icmp_signed("==", b.atomic_rmw("xchg", lock, I64(1), "acquire"), I64(0)))
+            with b.if_else(taken.get()) as (together, alone):
+                with together:
+                    result.set(b.call(run_team, [plan, slots, arena, watch, team, limit]))
+                    b.store_atomic(I64(0), lock, "release", 8)
+                with alone:
+                    result.set(b.call(run_alone, [plan, slots, arena, watch]))
         state = code.get(watch, WATCH, "state")
         with code.when(b.icmp_signed("!=", state, I64(0))):
             code.call("PyEval_RestoreThread", VOID, code.pointer(state))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
+import operator
 import sys
 import threading
 import weakref
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -169,3 +172,13 @@ def test_plans_may_be_forgotten_while_they_run() -> None:
     assert not failures
     assert caller.run.statistics().plans <= 8
     assert [row.runs for row in caller.run.rows()] == [4 * 40 * 3] * 2
+
+
+def test_a_signal_that_waits_when_a_long_run_begins() -> None:
+    caller = Caller(spins=200_000)
+    x = np.arange(100, dtype=np.float64)
+    for _ in range(2):
+        caller.call(x, TWO)
+    with pytest.raises(KeyboardInterrupt):  # map and partial execute no bytecode that would look for signals
+        list(map(operator.call, [_thread.interrupt_main, partial(caller.call, x, TWO)]))
+    assert np.array_equal(caller.call(x, TWO)[0], 4 * x)
