@@ -309,3 +309,21 @@ def named_here() -> tuple[str, ...]:
     from backends.native import target
 
     return tuple(name for name in target.names() if target.named(name).runs_here)
+
+
+def test_a_large_transposed_a_is_packed() -> None:
+    call = call_of(1200, 512, 300)
+    a = View("a", float32, (1200, 300), (1, 1200))
+    swapped = replace(call, spec=replace(call.spec, a_axis="column"), reads=(a, call.reads[1]))
+    assert gemm.select(swapped, replace(host(), l2=1 << 20)).shape.packs_a
+    assert not gemm.select(swapped, replace(host(), l2=4 << 20)).shape.packs_a
+    assert not gemm.select(call, replace(host(), l2=1 << 20)).shape.packs_a
+
+
+@pytest.mark.parametrize("layout", ["column", "general"])
+def test_packed_a_gives_the_same_bits(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = random((45, 37), np.float32, layout), random((37, 90), np.float32)
+    expected = multiply(a, b, constant=True)[0]
+    monkeypatch.setattr(gemm, "_deserves_packing", lambda *_: True)
+    assert_same(multiply(a, b, constant=True)[0], expected)
+    assert_same(multiply(a, b, threads=2)[0], expected)
