@@ -44,6 +44,7 @@ from compiler.kernels import BROADCAST, GENERAL, KernelCall, MapSpec
 
 # Columns a chunk of a transposing map covers: a whole cache line of every strided operand is used before it leaves L1.
 TRANSPOSING_BLOCK = 64
+SHORTEST_CHUNK = 4096  # elements of a transposing map
 SHORTEST_PIECE = 1024  # elements; the last axis is not split finer
 
 
@@ -87,7 +88,9 @@ class MapKernel:
     def _pieces(self, inner: int, rows: int, row_ns: float, threads: int) -> tuple[int, int]:
         # How many pieces the last axis is cut into, and their length.
         if GENERAL in (*self.spec.in_classes, *self.spec.out_classes) and rows > 1 and inner > TRANSPOSING_BLOCK:
-            return -(-inner // TRANSPOSING_BLOCK), TRANSPOSING_BLOCK
+            least = -(-SHORTEST_CHUNK // rows)
+            piece = -(-max(least, TRANSPOSING_BLOCK) // TRANSPOSING_BLOCK) * TRANSPOSING_BLOCK
+            return -(-inner // piece), piece
         wanted = min(int(rows * row_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD)
         pieces = min(-(-wanted // max(rows, 1)), inner // SHORTEST_PIECE) if rows < wanted else 1
         if pieces <= 1:
