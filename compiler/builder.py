@@ -131,7 +131,9 @@ class Builder:
         attrs = {**entry.attrs, **attrs}
         created: list[Dim] = []
         types = infer(entry, inputs, attrs, self, len(names), created)
-        outputs = tuple(Value(self.unique(hint) if hint else "", type) for hint, type in zip(names, types, strict=False))
+        outputs = tuple(
+            Value(self.unique(hint) if hint else "", type) for hint, type in zip(names, types, strict=False)
+        )
         self.nodes.append(Node(name, inputs, outputs, attrs, self._where))
         self._track(entry, self.nodes[-1])
         return outputs
@@ -177,12 +179,16 @@ class Builder:
     def _track(self, entry: Op, node: Node) -> None:
         if not entry.tracks_values or entry.reference is None:
             return
+        contents = [self.contents(v) for v in node.inputs]
+        symbolic = any(array is None or array.dtype == object for array in contents)
         for value in node.outputs:
-            if not isinstance(value.type, TensorType) or value.type.shape is None or value.type.dtype.is_float:
+            if not isinstance(value.type, TensorType) or value.type.shape is None:
+                return
+            if value.type.dtype.is_float and symbolic:
                 return
             if dims.is_static(value.type.shape) and value.type.elements > TRACKED_ELEMENTS:
                 return
-        results = evaluate(entry, node, [self.contents(v) for v in node.inputs])
+        results = evaluate(entry, node, contents)
         for value, array in zip(node.outputs, results or (), strict=False):
             if value.name and array.size <= TRACKED_ELEMENTS:
                 self.known[value.name] = array
@@ -219,7 +225,8 @@ def evaluate(entry: Op, node: Node, contents: Sequence[np.ndarray | None]) -> tu
     """The contents of a node's outputs where its inputs' contents are known and decide them; else None."""
     missing = any(array is None for array, v in zip(contents, node.inputs, strict=True) if v is not None)
     if node.op == "shape_of":
-        contents, missing = (_ShapeCarrier(node.inputs[0].type.shape),), False  # type: ignore[union-attr,assignment]
+        carrier: Any = _ShapeCarrier(node.inputs[0].type.shape)  # type: ignore[union-attr,arg-type]
+        contents, missing = (carrier,), False
     if missing or entry.reference is None:
         return None
     try:

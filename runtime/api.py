@@ -20,6 +20,7 @@ from compiler.passes.precision import NAMES as PRECISIONS
 from compiler.passes.precision import set_precision
 from compiler.passes.specialize import specialize
 from compiler.pipeline import lower_graph
+from runtime.by_value import ByValue
 from runtime.options import Options
 from runtime.product import matmul
 from runtime.program import Program, Runner
@@ -62,13 +63,22 @@ def compile(
         return _compile_torch(model, example_inputs, dynamic_shapes, precision, backend, machine, options)
     if not isinstance(model, str | bytes | os.PathLike) and not hasattr(model, "SerializeToString"):
         raise ModelError(
-            f"model is {type(model).__name__}; expected a path, bytes or ModelProto of an ONNX model, a torch.nn.Module "
-            "or a torch.export.ExportedProgram"
+            f"model is {type(model).__name__}; expected a path, bytes or ModelProto of an ONNX model, "
+            "a torch.nn.Module or a torch.export.ExportedProgram"
         )
     from compiler.frontends import onnx
+    from compiler.frontends.onnx_values import deciding_inputs
 
     graph = _in_precision(onnx.load(model), precision)
     executable, notes = _executable(graph, backend, machine, options)
+    if isinstance(executable, Executable) and (deciding := deciding_inputs(model)):
+
+        def for_contents(contents: Mapping[str, np.ndarray]) -> Executable:
+            known = _in_precision(onnx.load(model, contents), precision)
+            return Executable(lower_graph(known), machine, options)
+
+        numbers = {i: value.name for i, value in enumerate(graph.inputs) if value.name in deciding}
+        executable = ByValue(executable, numbers, for_contents)
     return Program(graph, executable, notes, specialize=_specializer(graph, backend, machine, options))
 
 

@@ -15,6 +15,7 @@ from compiler.errors import ModelError, ShapeError
 from compiler.ir import Graph
 from compiler.kernels import HostCall
 from runtime.binding import in_order, spec_of, to_array, to_torch
+from runtime.by_value import ByValue
 from runtime.ledger import LedgerRow, ledger, table
 
 SPECIALIZED = 16  # programs kept for sizes that break the general one's guards
@@ -117,7 +118,8 @@ class Program:
 
     def statistics(self) -> Statistics | None:
         """Kernels, plans and memory; None for a program that is not compiled to kernels."""
-        return self._executable.statistics() if isinstance(self._executable, Executable) else None
+        runner = self._executable.general if isinstance(self._executable, ByValue) else self._executable
+        return runner.statistics() if isinstance(runner, Executable) else None
 
     def refresh(self) -> None:
         """Take the module's present weights. Nothing is compiled. Not while another thread runs the program.
@@ -174,4 +176,4 @@ class Program:
 
     def _calls(self) -> list[CallRow]:
         runners = (self._executable, *self._specialized.values())
-        return [row for runner in runners if isinstance(runner, Executable) for row in runner.rows()]
+        return [row for runner in runners if isinstance(runner, Executable | ByValue) for row in runner.rows()]

@@ -10,6 +10,8 @@ from compiler import dims, dtypes
 from compiler.builder import Builder
 from compiler.ir import Graph, Node, Value
 from compiler.op import Op, lookup
+from compiler.passes.specialize import substitute_sizes
+from compiler.reemit import reemit
 from compiler.types import TensorType
 
 _GROWTH_LIMIT = 1 << 16  # elements; a larger result than this must not be larger than what it is made of
@@ -18,9 +20,23 @@ _VIEWS = frozenset({"transpose", "reshape", "expand", "slice"})  # of a large co
 
 
 def fold(graph: Graph) -> Graph:
-    """`graph` with constant subgraphs evaluated by the reference. The imported nodes they stood for are noted."""
+    """`graph` with constant subgraphs evaluated by the reference. The imported nodes they stood for are noted.
+
+    A constant may decide sizes that inference had to invent; then everything is inferred again with their numbers.
+    """
+    while True:
+        graph, sizes = _fold_once(graph)
+        if not sizes:
+            return graph
+        decided = dict(sizes)
+        graph = reemit(graph, attribute=lambda item, decided=decided: substitute_sizes(item, decided))  # type: ignore[misc]
+
+
+def _fold_once(graph: Graph) -> tuple[Graph, dict[str, int]]:
+    """The graph with what is constant by now folded, and the sizes that became numbers by it."""
     builder = Builder(graph)
     renamed: dict[str, Value] = {}
+    sizes: dict[str, int] = {}
     for node in graph.nodes:
         inputs = tuple(renamed.get(v.name, v) if v is not None else None for v in node.inputs)
         node = Node(node.op, inputs, node.outputs, node.attrs, node.where)
@@ -31,9 +47,18 @@ def fold(graph: Graph) -> Graph:
         for old, new in zip(node.outputs, results, strict=True):
             if old.name and new is not None:
                 renamed[old.name] = new
+                sizes.update(_decided(old, new))
         for name in node.where:
             builder.notes.setdefault(name, "folded: its operands are known while compiling")
-    return builder.finish([renamed.get(v.name, v) for v in graph.outputs])
+    return builder.finish([renamed.get(v.name, v) for v in graph.outputs]), sizes
+
+
+def _decided(old: Value, new: Value) -> dict[str, int]:
+    """The named sizes of `old` that are numbers in `new`."""
+    if not isinstance(old.type, TensorType) or not isinstance(new.type, TensorType) or old.type.shape is None:
+        return {}
+    pairs = zip(old.type.shape, new.type.shape or (), strict=False)
+    return {str(a): b for a, b in pairs if isinstance(a, dims.Dim) and a.is_symbol and isinstance(b, int)}
 
 
 def _constants(builder: Builder, node: Node) -> Sequence[Value | None] | None:

@@ -19,8 +19,6 @@ GRADIENT = "Gradient differentiates the graph: no function, no reference operato
 HARNESS = "the suite compares a bare array with the list it expects; the onnx package's own evaluator fails it too"
 HALF = "the expected values were rounded to float16 after other steps than ours"
 LATE = "a reshape to sizes that a Host step computes is planned before they are known"
-EMPTY = "a Host step reads a native result without elements, which has no memory"
-WINDOW = "the last window of ceil_mode lies in the padding, and the native pool keeps it"
 MIXED = "attention is fused where the softmax is wider than its operands"
 
 FAILURES = {
@@ -39,8 +37,6 @@ FAILURES = {
 NATIVE_FAILURES = FAILURES | {
     **{f"test_affine_grid_{kind}{expanded}": LATE
        for kind in ("2d", "2d_align_corners", "3d", "3d_align_corners") for expanded in ("", "_expanded")},
-    **{f"test_reduce_{name}_empty_set_expanded": EMPTY for name in ("l1", "l2", "log_sum_exp", "sum_square")},
-    "test_averagepool_2d_ceil_last_window_starts_on_pad": WINDOW,
     "test_flexattention_fp16": MIXED,
     "test_flexattention_fp16_expanded_ver26": MIXED,
 }  # fmt: skip
