@@ -17,6 +17,7 @@ import numpy as np
 
 from backends.native.entry_code import CONTIGUOUS_ALIGNED, DATA, DESCRIPTOR, EXTENTS, FLAGS, RANK, TYPE
 from backends.native.executor import executor
+from backends.native.jit import never_freed
 from backends.native.plan import Plan
 from backends.native.records import ENTRY, KNOWN_PLANS, OPERAND, PLAN
 from backends.native.team import team
@@ -125,7 +126,8 @@ def _array_api() -> Any:
 
 @lru_cache(maxsize=1)
 def _method() -> _MethodDef:
-    return _MethodDef(b"program", executor().entry_address, _METH_FASTCALL_KEYWORDS, b"Run the program.")
+    # Builtins in reference cycles are freed at exit after this module's globals, and look at their definition then.
+    return never_freed(_MethodDef(b"program", executor().entry_address, _METH_FASTCALL_KEYWORDS, b"Run the program."))
 
 
 def _new_builtin(itself: np.ndarray, kept_alive: object) -> Callable[..., Any]:

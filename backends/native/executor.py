@@ -12,7 +12,7 @@ from llvmlite import ir
 
 from backends.native.cache import ObjectCache, object_key
 from backends.native.entry_code import emit_entry
-from backends.native.jit import Engine, compile_object
+from backends.native.jit import Engine, compile_object, never_freed
 from backends.native.target import host
 from backends.native.walker import Walker
 from backends.native.worker import emit_wake, emit_worker
@@ -64,7 +64,7 @@ def _load(cache: ObjectCache | None) -> Executor:
     for library, names in ((libc, _LIBC), (libc, _LINUX if host().futex_call else ()), (ctypes.pythonapi, _PYTHON)):
         for name in names:
             llvm.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
-    engine = Engine(host())
+    engine = never_freed(Engine(host()))
     engine.add_objects(code)
     execute = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)(engine.address("execute"))
     acquire = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(engine.address("acquire"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import lru_cache
+from typing import TypeVar
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -10,6 +12,7 @@ from llvmlite import ir
 from backends.native.target import Target
 from compiler.errors import TargetError
 
+Kept = TypeVar("Kept")
 PASSES = 1  # for kernels, which are written in vectors already
 
 
@@ -66,6 +69,12 @@ def _tidy(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:
 def compile_object(module: ir.Module, target: Target, passes: int = PASSES) -> bytes:
     """The object file of `module`. Works for any target LLVM knows, not only this machine's."""
     return bytes(_machine(target).emit_object(optimized(module, target, passes)))
+
+
+def never_freed(thing: Kept) -> Kept:
+    """Keep an object until the process ends: at exit Python frees what native code still refers to in any order."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+    return thing
 
 
 class Engine:

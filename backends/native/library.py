@@ -14,7 +14,7 @@ from functools import cache
 from llvmlite import ir
 
 from backends.native.cache import ObjectCache, object_key
-from backends.native.jit import PASSES, Engine, compile_object
+from backends.native.jit import PASSES, Engine, compile_object, never_freed
 from backends.native.kernel import NativeKernel
 from backends.native.target import Target
 from compiler.kernels import Spec
@@ -71,7 +71,7 @@ class Library:
 @cache
 def library(target: Target) -> Library:
     """The kernels of `target` in this process."""
-    return Library(target)
+    return never_freed(Library(target))
 
 
 def _module(kernel: NativeKernel) -> ir.Module:

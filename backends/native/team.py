@@ -13,6 +13,7 @@ from contextlib import suppress
 import numpy as np
 
 from backends.native.executor import executor
+from backends.native.jit import never_freed
 from backends.native.memory import aligned_empty
 from backends.native.records import TEAM, WORKER
 from backends.native.target import host
@@ -122,7 +123,7 @@ def _affinity() -> np.ndarray:
     return mask.view(np.int64)
 
 
-team = Team()
+team = never_freed(Team())
 atexit.register(team.stop)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=team.forget)
