@@ -16,7 +16,6 @@ from compiler.dims import Size
 from compiler.types import ValueType
 
 
-
 @dataclass(frozen=True)
 class Value:
     """One SSA value: a name unique in its graph, and its type."""
