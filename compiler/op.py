@@ -185,9 +185,7 @@ def op(
     def build(cls: type) -> Op:
         table = dict(attrs or {})
         rows = (OnnxRow(onnx, table),) if isinstance(onnx, str) else (onnx,) if isinstance(onnx, OnnxRow) else onnx
-        functions = {
-            key: cls.__dict__.get(key) for key in ("infer", "reference", "decompose", "lower", "samples")
-        }
+        functions = {key: cls.__dict__.get(key) for key in ("infer", "reference", "decompose", "lower", "samples")}
         assert functions["infer"] is not None, f"op {name} has no infer"
         return register(
             Op(
