@@ -78,7 +78,9 @@ def layer(decomposed: bool) -> Graph:
         square = b.emit("map", centred, outputs=(X * X,))
         variance = b.emit("reduce", square, axes=(1,), stages=(Stage("sum", X),), rows=(stat(0, F32) / extent(F32),))
         scale = b.emit("map", variance, outputs=(1.0 / apply("sqrt", X + 1e-5),))
-        return b.finish([b.emit("map", centred, scale, b.constant(ones(8), "gain"), outputs=(X * arg(1, F32) * arg(2, F32),))])
+        return b.finish(
+            [b.emit("map", centred, scale, b.constant(ones(8), "gain"), outputs=(X * arg(1, F32) * arg(2, F32),))]
+        )
 
 
 def attention() -> Graph:
