@@ -67,7 +67,9 @@ def test_sample_lowers_to_the_reference(entry: Op, sample: Sample) -> None:
         expected = np.asarray(expected)
         assert found.dtype == expected.dtype and found.shape == expected.shape
         if dtypes.from_numpy(found.dtype).is_float:
-            assert_close(found.astype(np.float64), expected.astype(np.float64), sample.tolerance + 2, epsilon(found.dtype))
+            assert_close(
+                found.astype(np.float64), expected.astype(np.float64), sample.tolerance + 2, epsilon(found.dtype)
+            )
         else:
             assert np.array_equal(found, expected)
 
