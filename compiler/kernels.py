@@ -125,7 +125,9 @@ class GemmSpec:
 class AttentionSpec:
     """O[b.., i, :] = softmax_j(score(scale-free q.k)) @ V with score an Expr: arg 0 is the dot product (acc type),
     arg 1.. the operands from read 3 on, shaped (B.., L, S); index(0) is the query position, index(1) the key's.
-    Reads: Q (B.., L, E), K (B.., S, E), V (B.., S, Ev). A row all of whose scores are -inf gives zeros.
+    Reads: Q (B.., L, E), K (B.., S, E), V (B.., S, Ev). Plain softmax of a row all of whose scores are -inf is NaN;
+    `zero_rows` says which rows give zeros instead: "none", "empty" (these), "undefined" (these, and every row with a
+    NaN weight). A row without any keys gives zeros, as every sum of nothing.
     """
 
     dtype: DType
@@ -134,6 +136,7 @@ class AttentionSpec:
     score: Expr
     score_inputs: tuple[DType, ...]
     score_classes: tuple[str, ...]
+    zero_rows: str = "empty"
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,7 @@ def is_dense(view: View) -> bool:
 
 def transpose(view: View, perm: Sequence[int]) -> View:
     """Axes permuted as NumPy does."""
-    return replace(
-        view, shape=tuple(view.shape[p] for p in perm), strides=tuple(view.strides[p] for p in perm)
-    )
+    return replace(view, shape=tuple(view.shape[p] for p in perm), strides=tuple(view.strides[p] for p in perm))
 
 
 def broadcast(view: View, shape: Sequence[Size]) -> View:

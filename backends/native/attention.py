@@ -4,7 +4,7 @@ For one matrix of the batch K is packed transposed and V as it is (a few queries
 rows go through three steps in scratch: dot products, a softmax row by row, and the weighted sum of V. The order of
 arithmetic (the reference's emulate mode reproduces it): dots are one fma chain over ascending head elements; the row's
 maximum is subtracted (0 if that is -inf); exp; the sum in canonical order; the weighted sum is one fma chain over
-ascending keys; the division by the sum comes last, and a row whose sum is 0 gives zeros. Keys a causal score cannot
+ascending keys; the division by the sum comes last; the spec says which rows give zeros. Keys a causal score cannot
 reach from a group of queries are left out (where V is finite they add nothing). A chunk is a range of (matrix, segment
 of query rows).
 """

@@ -226,7 +226,7 @@ class AttentionEmission:
         spec, builder, lanes, width = self.spec, self.builder, self.lanes, self.shape.width
         tile = builder.bitcast(self.tile_at, llvm_type(spec.acc).as_pointer())
         total = load_vector(builder, self._row_value(r), spec.acc, 1)
-        nothing = splat(builder, builder.fcmp_ordered("==", total, constant(total.type, 0)), lanes)
+        nothing = splat(builder, self._gives_zeros(total), lanes)
         divisor = splat(builder, total, lanes)
         row = builder.gep(tile, [builder.mul(i, I64(width))])
         query = builder.mul(builder.add(m, r), self.row_strides[-1])
@@ -250,3 +250,12 @@ class AttentionEmission:
             lambda c, _: store(c, tail_mask(builder, builder.sub(count, c), lanes)),
         )
         return []
+
+    def _gives_zeros(self, total: ir.Value) -> ir.Value:
+        """Whether a row is zero whatever its weights, by their sum (see AttentionSpec.zero_rows)."""
+        builder, zero = self.builder, constant(total.type, 0)
+        if self.spec.zero_rows == "empty":
+            return builder.fcmp_ordered("==", total, zero)
+        if self.spec.zero_rows == "undefined":
+            return builder.fcmp_unordered("<=", total, zero)
+        return builder.icmp_signed("==", self.all_keys, I64(0))

@@ -76,10 +76,11 @@ class _Run:
             self.memory[view.buffer] = self._new(view.buffer)
         base = self.memory[view.buffer]
         shape = [self._size(size) for size in view.shape]
-        if 0 in shape:
-            return np.zeros(shape, base.dtype)
         strides = [self._size(stride) * base.itemsize for stride in view.strides]
-        return np.ndarray(shape, base.dtype, base, self._size(view.offset) * base.itemsize, strides)
+        offset = self._size(view.offset)
+        if 0 in shape:  # may lie anywhere; its strides still say where the rows of an empty reduction go
+            return np.lib.stride_tricks.as_strided(base[max(offset, 0) :], shape, strides)
+        return np.ndarray(shape, base.dtype, base, offset * base.itemsize, strides)
 
     def _size(self, size: Any) -> int:
         return dims.evaluate(size, self.state.sizes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from compiler import canonical, dtypes
 from compiler.dims import Size
@@ -18,6 +19,7 @@ from compiler.expr import Expr, arg
 from compiler.kernels import AttentionSpec, GemmSpec, KernelCall, MapSpec, MoveSpec, ReduceSpec, WindowSpec
 from compiler.mathlib.exact import fma32, fma64
 from compiler.ops.core_compute import position, reduce_array
+from compiler.ops.core_products import without_weight
 
 Arrays = Sequence[np.ndarray]
 
@@ -66,8 +68,13 @@ def _reduce(spec: ReduceSpec, reads: Arrays, writes: Arrays, mode: Mode, params:
             stats.append(found.reshape([1 if a in axes else n for a, n in enumerate(shape)]))
         else:
             stats.append(reduce_array(stage.fn, element, axes))
-    results = evaluate((*spec.element_outputs, *spec.row_outputs), leaf, mode)
-    for target, result in zip(writes, results, strict=True):
+    split = len(spec.element_outputs)
+    for target, result in zip(writes[:split], evaluate(spec.element_outputs, leaf, mode), strict=True):
+        target[...] = result
+    # Even a row without elements has results: what they read and where they go repeats along the row.
+    row = [1 if a in axes else n for a, n in enumerate(shape)]
+    reads, writes = ([as_strided(x, row, x.strides) for x in arrays] for arrays in (reads, writes))
+    for target, result in zip(writes[split:], evaluate(spec.row_outputs, leaf, mode), strict=True):
         target[...] = result
 
 
@@ -102,18 +109,22 @@ def _gemm(spec: GemmSpec, reads: Arrays, writes: Arrays, mode: Mode, params: lis
         target[...] = result
 
 
-def _windows(x: np.ndarray, spatial: int, params: list[int]) -> Iterator[tuple[tuple[int, ...], np.ndarray, np.ndarray]]:
+def _windows(
+    x: np.ndarray, spatial: int, params: list[int]
+) -> Iterator[tuple[tuple[int, ...], np.ndarray, np.ndarray]]:
     """For each kernel position in row order: its coordinates, the elements [.., N, out.., C] it meets (zero outside the
     input) and where it is inside [out..]."""
     out, kernel, strides, dilations, pads, sizes = (params[i * spatial : (i + 1) * spatial] for i in range(6))
+    lead = x.ndim - spatial - 1
+    if 0 in sizes:  # nothing but padding
+        x = np.zeros((*x.shape[:lead], *[1] * spatial, x.shape[-1]), x.dtype)
     for at in np.ndindex(*kernel):
         picks, inside = [], np.ones([1] * spatial, bool)
         for axis in range(spatial):
             where = np.arange(out[axis]) * strides[axis] + at[axis] * dilations[axis] - pads[axis]
             valid = (where >= 0) & (where < sizes[axis])
             inside = inside & valid.reshape([-1 if a == axis else 1 for a in range(spatial)])
-            picks.append(np.clip(where, 0, max(sizes[axis] - 1, 0)))
-        lead = x.ndim - spatial - 1
+            picks.append(np.clip(where, 0, x.shape[lead + axis] - 1))
         taken = x[(slice(None),) * lead + np.ix_(*picks)] if spatial else x
         yield at, np.where(inside[..., None], taken, np.zeros((), x.dtype)), inside
 
@@ -175,7 +186,8 @@ def _attention(spec: AttentionSpec, reads: Arrays, writes: Arrays, mode: Mode, p
     weights = _exp(scores - base, x, mode)
     sums = canonical.canonical_sum(weights, -1)[..., None] if mode == "emulate" else weights.sum(-1, keepdims=True)
     result = _product(weights, v, acc, mode) / sums
-    writes[0][...] = np.where(sums == 0, np.zeros((), acc), result)
+    zero = without_weight(sums, spec.zero_rows) | (k.shape[-2] == 0)
+    writes[0][...] = np.where(zero, np.zeros((), acc), result)
 
 
 def _exp(x: np.ndarray, leaf: Expr, mode: Mode) -> np.ndarray:
@@ -201,4 +213,3 @@ _RUN: Mapping[type, Callable[..., None]] = {
     AttentionSpec: _attention,
     MoveSpec: _move,
 }
-

@@ -30,7 +30,9 @@ def lower_conv(node: Node, low: Lowering) -> None:
     to_logical = list(range(rank)) if attrs["channels_last"] else [0, rank - 1, *range(1, rank - 1)]
     outs = []
     for value in node.outputs:
-        view = low.scratch_dense(value.type.dtype, [out_shape[0], *_spatial(out_shape, attrs), _channels(out_shape, attrs)])
+        view = low.scratch_dense(
+            value.type.dtype, [out_shape[0], *_spatial(out_shape, attrs), _channels(out_shape, attrs)]
+        )
         low.alias(value, views.transpose(view, to_logical))
         outs.append(view)
     extras = [_channels_last(low.broadcast_view(v, out_shape), attrs) for v in node.inputs[3:]]
@@ -64,7 +66,9 @@ def _channels(shape: Sequence[Size], attrs: object) -> Size:
     return shape[-1] if attrs["channels_last"] else shape[1]  # type: ignore[index]
 
 
-def window_params(out: Sequence[Size], kernel: Sequence[Size], attrs: object, sizes: Sequence[Size]) -> tuple[Size, ...]:
+def window_params(
+    out: Sequence[Size], kernel: Sequence[Size], attrs: object, sizes: Sequence[Size]
+) -> tuple[Size, ...]:
     """GemmSpec's and WindowSpec's params."""
     strides, dilations, pads = (attrs[key] for key in ("strides", "dilations", "pads"))  # type: ignore[index]
     return (*out, *kernel, *strides, *dilations, *pads[: len(sizes)], *sizes)
@@ -83,7 +87,9 @@ def _emit_depthwise(
     w = node.inputs[1]
     rank = len(x.shape)
     weights = low.rearranged(w, [*range(2, rank), 0, 1], (*w.type.shape[2:], w.type.shape[0]))
-    shifted = [transform(e, lambda n: arg(n.value + 1, n.dtype) if n.op == "arg" and n.value else None) for e in epilogue]
+    shifted = [
+        transform(e, lambda n: arg(n.value + 1, n.dtype) if n.op == "arg" and n.value else None) for e in epilogue
+    ]
     emit_window(low, "dot", x, [computed(low, weights, acc)], extras, outs, shifted, acc, params)
 
 
@@ -138,9 +144,7 @@ def _emit_conv_gemm(
         flat = low.reshaped(view, (m_size, features))
         columns = features // group
         stride = flat.strides[1]
-        return replace(
-            flat, shape=(group, m_size, columns), strides=(stride * columns, flat.strides[0], stride)
-        )
+        return replace(flat, shape=(group, m_size, columns), strides=(stride * columns, flat.strides[0], stride))
 
     outs, extras = [grouped(v) for v in outs], [grouped(v) for v in extras]
     count = len(kernel)
@@ -169,4 +173,3 @@ def pack_groups(w: np.ndarray, group: int) -> np.ndarray:
     """Convolution weights [O, C/group, kernel..] as a dense [group, kernel.., C/group, O/group]."""
     split = w.reshape(group, w.shape[0] // group, *w.shape[1:])
     return np.ascontiguousarray(np.moveaxis(np.moveaxis(split, 2, -1), 1, -1))
-

@@ -44,12 +44,14 @@ class LateValues:
         return True
 
     def host_reason(self, node: Node) -> str:
-        """Why a node with a kernel still needs a Host step: a shape that comes from computed data, or an unknown rank."""
+        """Why a node with a kernel still needs a Host step: a shape from computed data, or an unknown rank."""
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
         if any(not isinstance(v.type, TensorType) or v.type.shape is None for v in values):
             return "the rank is not known before the data is"
         entry = lookup(node.op)
-        undecided = [node.inputs[i] for i in entry.value_operands if i < len(node.inputs) and node.inputs[i] is not None]
+        undecided = [
+            node.inputs[i] for i in entry.value_operands if i < len(node.inputs) and node.inputs[i] is not None
+        ]
         if not undecided or not self._fresh(node):
             return ""
         if not self._all_known(undecided):

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compiler import views
-from compiler.expr import Expr, arg, arguments, transform, walk
+from compiler.dims import Size
+from compiler.expr import Expr, arg, arguments, transform
 from compiler.ir import Node
 from compiler.kernels import MapSpec, ReduceSpec, Stage, View
 from compiler.lowering.axes import collapse, indexed_axes, move_indexes
@@ -72,7 +73,7 @@ def lower_reduce(node: Node, low: Lowering) -> None:
 
 
 def _row_view(
-    low: Lowering, value: object, order: Sequence[int], axes: Sequence[int], keepdims: bool, full: Sequence[object]
+    low: Lowering, value: object, order: Sequence[int], axes: Sequence[int], keepdims: bool, full: Sequence[Size]
 ) -> View:
     """The output of a row expression as a view of the full space, repeated along the reduced axes."""
     if keepdims:
@@ -134,34 +135,3 @@ def emit_reduce(
 def _steps(view: View) -> int:
     """How many axes a view really walks along: a measure of how much of the space it covers."""
     return sum(stride != 0 for stride in view.strides)
-
-
-def keep_costly_elements(
-    stages: Sequence[Stage], elements: Sequence[Expr]
-) -> tuple[tuple[Stage, ...], tuple[Expr, ...]]:
-    """Stages whose element is wanted again later keep it when computing it anew would cost more than a cached load:
-    when it holds a composite function or reads more than one operand."""
-    from compiler.expr import COMPOSITES, kept
-
-    result: list[Stage] = list(stages)
-    elements = list(elements)
-    for number, stage in enumerate(stages):
-        expr = result[number].expr
-        nodes = list(walk(expr))
-        costly = any(n.op in COMPOSITES for n in nodes) or sum(n.op == "arg" for n in nodes) > 1
-        later = [s.expr for s in result[number + 1 :]] + elements
-        if expr.args and costly and any(expr in set(walk(other)) for other in later):
-            leaf = kept(number, expr.dtype)
-            result[number] = replace(result[number], keep=True)
-            for j in range(number + 1, len(result)):
-                result[j] = replace(result[j], expr=_replace_subtree(result[j].expr, expr, leaf))
-            elements = [_replace_subtree(e, expr, leaf) for e in elements]
-    return tuple(result), tuple(elements)
-
-
-def _replace_subtree(root: Expr, old: Expr, new: Expr) -> Expr:
-    done: dict[Expr, Expr] = {old: new}
-    for node in walk(root):
-        if node not in done:
-            done[node] = Expr(node.op, node.dtype, tuple(done[a] for a in node.args), node.value) if node.args else node
-    return done[root]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def accumulator(dtype: DType) -> DType:
-    """The type products of `dtype` are summed in: FP64 for FP64, FP32 for other floats, wrapping integers as they are."""
+    """The type products of `dtype` are summed in: at least FP32 for floats, wrapping integers as they are."""
     return dtypes.float32 if dtype.is_float and dtype.bits < 32 else dtype
 
 
@@ -88,9 +88,7 @@ def emit_gemm(
     if any(size == 0 for size in outs[0].shape):
         return
     a, b, extras, outs = fold_batch(a, b, list(extras), list(outs))
-    low.call(
-        gemm_spec(low, a, b, extras, outs, epilogue, acc, len(a.shape) - 2), [a, b, *extras], outs
-    )
+    low.call(gemm_spec(low, a, b, extras, outs, epilogue, acc, len(a.shape) - 2), [a, b, *extras], outs)
 
 
 def gemm_spec(
@@ -126,9 +124,7 @@ def matrix_axis(view: View) -> str:
     return "row" if view.strides[-1] == 1 else "column" if view.strides[-2] == 1 else GENERAL
 
 
-def fold_batch(
-    a: View, b: View, extras: list[View], outs: list[View]
-) -> tuple[View, View, list[View], list[View]]:
+def fold_batch(a: View, b: View, extras: list[View], outs: list[View]) -> tuple[View, View, list[View], list[View]]:
     """Batch axes merged with one another, and into the rows where B does not depend on them: [B, S, K] @ [K, N] is one
     product of B*S rows."""
     rows = [a, *extras, *outs]
@@ -201,6 +197,7 @@ def lower_attention(node: Node, low: Lowering) -> None:
         score=score,
         score_inputs=tuple(view.dtype for view in extras),
         score_classes=tuple(stride_class(view.strides[-1]) for view in extras),
+        zero_rows=node.attrs["zero_rows"],
     )
     low.call(spec, every[:-1], every[-1:])
     if result.dtype != acc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ class Map:
     def reference(*arrays: np.ndarray, outputs: Sequence[Expr], shape: Sequence[Size] | None) -> Any:
         from compiler.evaluate import evaluate
 
-        full = np.broadcast_shapes(*(a.shape for a in arrays), tuple(shape or ()))
+        full = np.broadcast_shapes(*(a.shape for a in arrays), tuple(shape or ()))  # type: ignore[arg-type]
 
         def leaf(node: Expr) -> np.ndarray:
             return arrays[node.value] if node.op == "arg" else position(node.value, full)
@@ -131,7 +132,9 @@ def check_arguments(call: Call, exprs: Sequence[Expr]) -> None:
     """Every arg an expression reads must be an operand of that type. Raises DtypeError otherwise."""
     for node in walk(tuple(exprs)):
         if node.op == "arg" and call.tensor(node.value).dtype != node.dtype:
-            call.dtype_error(f"operand {node.value} is {call.tensor(node.value).dtype}, the expression wants {node.dtype}")
+            call.dtype_error(
+                f"operand {node.value} is {call.tensor(node.value).dtype}, the expression wants {node.dtype}"
+            )
 
 
 def row_shape(full: Sequence[Size], axes: Sequence[int], keepdims: bool) -> tuple[Size, ...]:
@@ -148,7 +151,8 @@ def reduce_array(fn: str, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """One reduction with dimensions kept. Float sums and products run in float64 (complex128) and round once."""
     if fn in ("argmax", "argmin"):
         kept_axes = [a for a in range(x.ndim) if a not in axes]
-        flat = np.transpose(x, [*kept_axes, *axes]).reshape(*(x.shape[a] for a in kept_axes), -1)
+        row = math.prod(x.shape[a] for a in axes)
+        flat = np.transpose(x, [*kept_axes, *axes]).reshape(*(x.shape[a] for a in kept_axes), row)
         found = (np.argmax if fn == "argmax" else np.argmin)(flat, axis=-1)
         return found.reshape([1 if a in axes else n for a, n in enumerate(x.shape)])
     if fn in ("any", "all"):
@@ -172,5 +176,3 @@ def identity(fn: str, dtype: np.dtype) -> Any:
         return dtype.type(fn == "min")
     limits = np.iinfo(dtype)
     return dtype.type(limits.min if fn == "max" else limits.max)
-
-

@@ -136,7 +136,7 @@ def pool_sizes(
     pads: Sequence[int],
     ceil_mode: bool,
 ) -> list[Size]:
-    """Output extents; with ceil_mode a last partial window counts if it starts inside the input or its begin padding."""
+    """Output extents; with ceil_mode a last partial window counts if it starts in the input or its begin padding."""
     count, result = len(sizes), []
     for i in range(count):
         free = sizes[i] + pads[i] + pads[count + i] - ((kernel[i] - 1) * dilations[i] + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -124,8 +125,9 @@ class Conv:
         # [N, group, C/group, out.., kernel..] against [group, O/group, C/group, kernel..]
         grouped = windows.reshape(n, group, x.shape[1] // group, *windows.shape[2:])
         weights = w.astype(exact).reshape(group, w.shape[0] // group, *w.shape[1:])
-        columns = np.moveaxis(grouped, 2, 2 + spatial).reshape(n, group, int(np.prod(out)), -1)
-        total = np.matmul(columns, weights.reshape(group, w.shape[0] // group, -1).swapaxes(1, 2))
+        depth = math.prod(w.shape[1:])
+        columns = np.moveaxis(grouped, 2, 2 + spatial).reshape(n, group, math.prod(out), depth)
+        total = np.matmul(columns, weights.reshape(group, w.shape[0] // group, depth).swapaxes(1, 2))
         result = total.swapaxes(2, 3).reshape(n, w.shape[0], *out)
         if bias is not None:
             result = result + bias.astype(exact).reshape(-1, *[1] * spatial)
@@ -149,7 +151,11 @@ class Conv:
 
 
 def window_sizes(
-    sizes: Sequence[Size], kernel: Sequence[Size], strides: Sequence[int], dilations: Sequence[int], pads: Sequence[Size]
+    sizes: Sequence[Size],
+    kernel: Sequence[Size],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[Size],
 ) -> list[Size]:
     """Output extents of a sliding window, rounded down."""
     count = len(sizes)
@@ -172,13 +178,18 @@ def sliding_windows(
     covered = [(kernel[i] - 1) * dilations[i] + 1 for i in range(count)]
     axes = tuple(range(2, 2 + count))
     windows = np.lib.stride_tricks.sliding_window_view(padded, covered, axis=axes)
-    steps = (np.s_[:], np.s_[:], *(np.s_[:: strides[i]] for i in range(count)), *(np.s_[:: dilations[i]] for i in range(count)))
+    steps = (
+        np.s_[:],
+        np.s_[:],
+        *(np.s_[:: strides[i]] for i in range(count)),
+        *(np.s_[:: dilations[i]] for i in range(count)),
+    )
     return windows[steps]
 
 
-@op("attention", attrs={"score": REQUIRED})
+@op("attention", attrs={"score": REQUIRED, "zero_rows": "empty"})
 class Attention:
-    """softmax over keys of score(q . k), times v: q [.., L, E], k [.., S, E], v [.., S, Ev] (see kernels.AttentionSpec).
+    """softmax over keys of score(q . k), times v: q [.., L, E], k [.., S, E], v [.., S, Ev] (kernels.AttentionSpec).
 
     Batch axes broadcast. In `score`, index(rank - 2) is the query's position and index(rank - 1) the key's.
     """
@@ -194,7 +205,9 @@ class Attention:
         call.same_size(k[-2], v[-2], "number of keys (of k, of v)")
         return [TensorType(dtype, (*call.broadcast(q[:-2], k[:-2], v[:-2]), q[-2], v[-1]))]
 
-    def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, *extra: np.ndarray, score: Expr) -> np.ndarray:
+    def reference(
+        q: np.ndarray, k: np.ndarray, v: np.ndarray, *extra: np.ndarray, score: Expr, zero_rows: str
+    ) -> np.ndarray:
         from compiler.evaluate import evaluate
         from compiler.ops.core_compute import position
 
@@ -211,7 +224,7 @@ class Attention:
             top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
             weights = np.exp(scores - np.where(np.isneginf(top), 0, top))
             total = weights.sum(axis=-1, keepdims=True)
-            weights = np.where(total == 0, 0, weights / total)
+            weights = np.where(without_weight(total, zero_rows), 0, weights / total)
         return np.matmul(weights, v.astype(np.float64)).astype(q.dtype)
 
     def lower(node: Node, low: Lowering) -> None:
@@ -226,3 +239,13 @@ class Attention:
         yield Sample((*heads, draw(2, 1, 1, 6)), {"score": dot * 0.35 + bias}, 32)
         causal = apply("select", apply("le", index(3), index(2)), dot * 0.5, dot * 0.0 + float("-inf"))
         yield Sample(heads, {"score": causal}, 32, "causal")
+        for zero_rows in ("none", "empty", "undefined"):
+            hidden = apply("select", apply("lt", index(3), index(2) - 2), dot, dot * 0.0 + float("-inf"))
+            yield Sample(heads, {"score": hidden, "zero_rows": zero_rows}, 32, f"zero-{zero_rows}")
+
+
+def without_weight(total: np.ndarray, zero_rows: str) -> np.ndarray:
+    """Which rows of attention give zeros, from the sums of their weights (see AttentionSpec.zero_rows)."""
+    if zero_rows == "none":
+        return np.zeros(total.shape, bool)
+    return total == 0 if zero_rows == "empty" else ~(total > 0)

@@ -13,7 +13,7 @@ from compiler.dims import Dim, Size
 from compiler.errors import ModelError
 from compiler.ir import Node, Value
 from compiler.op import Call, OnnxRow, Sample, op
-from compiler.ops import core_shape
+from compiler.ops import core_moves, core_shape  # noqa: F401 - their ops get ONNX rows here
 from compiler.ops.onnx_types import attribute_to_input, onnx_row
 from compiler.types import TensorType
 

@@ -11,7 +11,6 @@ from compiler.passes.canonical_moves import MoveRules, as_view, plain, shape_of
 from compiler.rewrite import Replacement, rewrite
 from compiler.types import TensorType
 
-
 _ROUNDS = 4  # each round uncovers fewer matches; what is left after these is harmless
 
 
@@ -61,7 +60,20 @@ def _key(node: Node, inputs: tuple[Value | None, ...]) -> Any:
 
 
 _SHARED = frozenset(
-    {"map", "reduce", "matmul", "transpose", "reshape", "expand", "slice", "concat", "take", "sizes", "shape_of", "cast"}
+    {
+        "map",
+        "reduce",
+        "matmul",
+        "transpose",
+        "reshape",
+        "expand",
+        "slice",
+        "concat",
+        "take",
+        "sizes",
+        "shape_of",
+        "cast",
+    }
 )
 
 
@@ -69,7 +81,11 @@ def simplify_map(b: Builder, node: Node) -> Replacement:
     """Scalar constants move into the expressions; a map that computes nothing is its operand."""
     outputs: tuple[Expr, ...] = tuple(node.attrs["outputs"])
     shape = node.attrs["shape"]
-    if len(outputs) == 1 and outputs[0].op == "arg" and shape_of(node.output) == shape_of(node.inputs[outputs[0].value]):
+    if (
+        len(outputs) == 1
+        and outputs[0].op == "arg"
+        and shape_of(node.output) == shape_of(node.inputs[outputs[0].value])
+    ):
         return as_view(b, node, node.inputs[outputs[0].value])
     full = shape_of(node.output)
     constants = {i: _scalar(b, v) for i, v in enumerate(node.inputs)}

@@ -12,6 +12,7 @@ A node absorbed takes its consumer's place in the order, which every other reade
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from compiler.ir import Graph, Node, Value
 from compiler.op import lookup
@@ -48,8 +49,6 @@ class Fusion:
 
     def finish(self) -> Graph:
         """The fused graph."""
-        from dataclasses import replace
-
         return replace(self.graph, nodes=tuple(node for node in self.nodes if node is not None))
 
     def producer(self, value: Value | None) -> tuple[int, Node] | None:

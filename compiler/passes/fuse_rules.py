@@ -212,7 +212,11 @@ def reduce_into_reduce(fusion: Fusion, i: int, node: Node, inner: Node) -> Node 
     rank = len(full)
     if full_shape(node) != full or sorted(x % rank for x in a["axes"]) != sorted(x % rank for x in b["axes"]):
         return None
-    if not fusion.can_move(inner, i) or not _rows_usable(inner, node) or len(a["stages"]) + len(b["stages"]) > MAX_STAGES:
+    if (
+        not fusion.can_move(inner, i)
+        or not _rows_usable(inner, node)
+        or len(a["stages"]) + len(b["stages"]) > MAX_STAGES
+    ):
         return None
     split = len(a["elements"])
     wanted = {value.name for value in fusion.still_wanted(inner, i)}

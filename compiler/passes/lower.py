@@ -20,11 +20,10 @@ from compiler.ir import Graph, Node, Value
 from compiler.kernels import Buffer, HostCall, KernelCall, Lowered, MoveSpec, Spec, View
 from compiler.lowering import late
 from compiler.lowering.axes import collapse
-from compiler.lowering.maps import emit_map
 from compiler.lowering.convolution import pack_groups
+from compiler.lowering.maps import emit_map
 from compiler.op import lookup
 from compiler.types import TensorType
-
 
 _COMPUTING = frozenset({"map", "reduce", "matmul", "conv", "pool", "attention"})
 
