@@ -1,4 +1,4 @@
-"""A graph built anew node by node, with other input types, constants or attributes: inference runs again on all of it."""
+"""A graph built anew node by node, with other input types, constants or attributes: inference runs again."""
 
 from __future__ import annotations
 

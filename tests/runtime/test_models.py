@@ -1,4 +1,4 @@
-"""Models end to end through runtime.compile, from torch and from ONNX: right, repeatable, without Host steps or recompiles.
+"""Models end to end through runtime.compile, from torch and from ONNX: right, repeatable, no Host steps or recompiles.
 
 Small configurations here; the sizes people use behind the slow marker.
 """
