@@ -36,22 +36,23 @@ def read_model(model: Any) -> OnnxModel:
     import onnx
 
     folder: Path | None = None
+    place = "model"
     payloads: dict[int, memoryview] = {}
     if isinstance(model, onnx.ModelProto):
         proto = model
     else:
         if isinstance(model, (str, os.PathLike)):
             path = Path(model)
-            folder = path.parent
+            folder, place = path.parent, str(path)
             model = _read_file(path)
         if not isinstance(model, (bytes, bytearray, memoryview)):
             raise ModelError(f"model: found {type(model).__name__}; expected a path, bytes or an onnx.ModelProto")
         data, payloads = split_payloads(memoryview(model))
-        proto = _parse(data)
+        proto = _parse(data, place)
     if not proto.HasField("graph"):
-        raise ModelError("model: no graph in it; expected an ONNX ModelProto (is this file an ONNX model?)")
+        raise ModelError(f"{place}: no graph in it; expected an ONNX ModelProto (is this an ONNX model?)")
     functions = {(domain_name(f.domain), f.name, f.overload): f for f in proto.functions}
-    return OnnxModel(proto, _opsets(proto), functions, ExternalFiles(folder), payloads)
+    return OnnxModel(proto, _opsets(proto, place), functions, ExternalFiles(folder), payloads)
 
 
 def domain_name(domain: str) -> str:
@@ -77,10 +78,10 @@ def opset_versions(imports: Any, place: str) -> dict[str, int]:
     return versions
 
 
-def _opsets(proto: Any) -> dict[str, int]:
-    versions = opset_versions(proto.opset_import, "model")
+def _opsets(proto: Any, place: str) -> dict[str, int]:
+    versions = opset_versions(proto.opset_import, place)
     if not versions and proto.ir_version >= 3:
-        raise ModelError("model: no opset_import in it; IR version 3 and newer need one: export the model again")
+        raise ModelError(f"{place}: no opset_import in it; IR version 3 and newer need one: export the model again")
     versions.setdefault("", 1)
     return versions
 
@@ -95,7 +96,7 @@ def _read_file(path: Path) -> memoryview:
         raise ModelError(f"{path}: cannot read the model: {error.strerror}; check the path") from None
 
 
-def _parse(data: bytes) -> Any:
+def _parse(data: bytes, place: str) -> Any:
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -104,7 +105,7 @@ def _parse(data: bytes) -> Any:
         proto.ParseFromString(data)
     except DecodeError:
         raise ModelError(
-            f"model: {len(data)} bytes that are no ONNX model (protobuf cannot parse them); "
+            f"{place}: {len(data)} bytes that are no ONNX model (protobuf cannot parse them); "
             "expected a file written by an ONNX exporter, whole"
         ) from None
     return proto

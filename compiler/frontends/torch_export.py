@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +28,15 @@ def export(
     """
     import torch
 
-    if not isinstance(model, torch.export.ExportedProgram):
-        shapes = _named_dims(dynamic_shapes, {})
-        if shapes:
-            args, kwargs, shapes = _prepared(model.forward, args, dict(kwargs), shapes)
-        model = _exported(model, args, dict(kwargs), shapes)
-    if _is_covered(model):
-        return model
-    with torch.no_grad():
-        return model.run_decompositions(_decompositions())
+    with warnings.catch_warnings(), torch.no_grad():
+        # torch.export copies specs of its own that torch's pytree module has deprecated: nothing a user could change.
+        warnings.filterwarnings("ignore", r".*\bLeafSpec\b.* is deprecated", FutureWarning)
+        if not isinstance(model, torch.export.ExportedProgram):
+            shapes = _named_dims(dynamic_shapes, {})
+            if shapes:
+                args, kwargs, shapes = _prepared(model.forward, args, dict(kwargs), shapes)
+            model = _exported(model, args, dict(kwargs), shapes)
+        return model if _is_covered(model) else model.run_decompositions(_decompositions())
 
 
 def _is_covered(program: ExportedProgram) -> bool:
@@ -61,8 +62,7 @@ def _exported(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
     try:
-        with torch.no_grad():
-            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
     except GuardOnDataDependentSymNode as error:
         raise ModelError(
             f"torch.export refused the module: {str(error).partition(chr(10))[0]}: its control flow depends on a "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -233,9 +234,19 @@ def test_malformed_models_are_refused(name: str) -> None:
         load(given)
 
 
+@pytest.mark.parametrize("name", ["empty", "no protobuf", "truncated", "no opset", "future opset"])
+def test_an_unreadable_file_is_named(name: str, tmp_path: Path) -> None:
+    given = BAD_MODELS[name][0]
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(given if isinstance(given, bytes) else given.SerializeToString())
+    with pytest.raises(ModelError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
 def test_missing_files_folders_and_other_objects_are_refused(tmp_path: Path) -> None:
     for given in (tmp_path / "none.onnx", tmp_path, 17, None):
-        with pytest.raises(ModelError):
+        with pytest.raises(ModelError, match=re.escape(str(given)) if isinstance(given, Path) else None):
             load(given)
 
 

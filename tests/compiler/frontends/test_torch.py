@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -263,6 +264,12 @@ def test_every_unsupported_call_is_listed_with_its_module() -> None:
         load(nn.Sequential(nn.ReLU(), Inner()), (torch.ones(3, 3),))
     text = str(caught.value)
     assert "1/_linalg_svd: aten._linalg_svd.default" in text and "1/_fft_r2c: aten._fft_r2c.default" in text
+
+
+def test_loading_warns_of_nothing_a_user_could_change() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(nn.CosineSimilarity(), (torch.ones(2, 3), torch.ones(2, 3)))  # a call that torch decomposes
 
 
 def test_control_flow_on_contents_is_refused() -> None:
