@@ -4,7 +4,7 @@ natively, and taking the next Host step in NumPy, whose results' shapes bind the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from backends.native.late import Settling, call_reference
 from backends.native.memory import window
 from backends.native.plan import Plan, Segment
 from backends.native.sizes import bind
+from backends.native.subprograms import Build, SubProgram, bodies_of, dense
 from compiler import dims
-from compiler.ir import Value
+from compiler.ir import Graph, Value
 from compiler.kernels import HostCall, Lowered, View
 from compiler.types import TensorType
 
@@ -23,13 +24,31 @@ if TYPE_CHECKING:
 
 
 class CutProgram:
-    """The static side of such a program. `run` is as Executable.run."""
+    """The static side of such a program. `run` is as Executable.run. build: makes the programs of bodies."""
 
-    def __init__(self, executable: Executable, lowered: Lowered) -> None:
+    def __init__(self, executable: Executable, lowered: Lowered, build: Build) -> None:
         self.executable, self.prepared = executable, executable.prepared
         self.inputs, self.outputs = lowered.inputs, lowered.outputs
         self.buffers, self.contents = lowered.buffers, lowered.sizes
         self.late, self.guards = lowered.late, lowered.guards
+        self._bodies: dict[HostCall, dict[Graph, SubProgram]] = {
+            call: {graph: SubProgram(graph, build) for graph in graphs}
+            for call in lowered.calls
+            if isinstance(call, HostCall) and (graphs := bodies_of(call.node))
+        }
+
+    def bodies(self, call: HostCall) -> dict[Graph, SubProgram]:
+        """The bodies of a Host call, none for most."""
+        return self._bodies.get(call, {})
+
+    def body_programs(self) -> Iterator[Executable]:
+        """Every compiled program of a body, bodies within bodies included."""
+        for bodies in self._bodies.values():
+            for body in bodies.values():
+                for program in body.programs():
+                    yield program
+                    if program.cuts is not None:
+                        yield from program.cuts.body_programs()
 
     def run(self, arrays: Sequence[Any]) -> list[Any]:
         """Run on inputs in order."""
@@ -78,14 +97,18 @@ class _Run:
         executable.execute(plan, executable.slot_table([self._memory(name) for name in segment.slots]))
 
     def host(self, call: HostCall) -> None:
-        """Run a node in NumPy."""
+        """Run a node in NumPy, its bodies natively."""
         operands = [None if view is None else self._read(view) for view in call.reads]
-        results = call_reference(call.node, operands, self.settling.sizes)
+        bodies = self.program.bodies(call)
+        if bodies:  # once, not in each round
+            operands = [dense(operand) for operand in operands]
+        results = call_reference(call.node, operands, self.settling.sizes, bodies)
         self.prepared.counters[self.prepared.host_counters[call]] += 1
         for name, value, result in zip(call.writes, call.node.outputs, results, strict=False):
             self._bind(value, result, f"{call.node.place}: {call.node.op}")
             if name:
                 self.values[name] = _own(result, operands)
+                operands.append(self.values[name])
 
     def outputs(self) -> list[Any]:
         """Fresh arrays in output order: no two share memory, and none with an input."""

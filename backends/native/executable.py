@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -123,7 +123,8 @@ class Executable:
         self.plans = PlanCache(options.plans)
         self._entries: list[Entry] = []
         self.arenas = ArenaPool()
-        self.cuts = None if is_simple(lowered, self.prepared.pieces) else CutProgram(self, lowered)
+        simple = is_simple(lowered, self.prepared.pieces)
+        self.cuts = None if simple else CutProgram(self, lowered, lambda body: Executable(body, target, options))
         self._sizes = SizeTable(size for _, view in self.outputs for size in view.shape)
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -218,17 +219,28 @@ class Executable:
         for (call, kernel), runs in zip(self.prepared.calls, self.prepared.counters.tolist(), strict=False):
             if kernel is None:
                 assert isinstance(call, HostCall)
-                rows.append(CallRow(call.where, call.node.op, "host", call.reason, call, runs))
+                rows += self._host_rows(call, runs)
             else:
                 rows.append(CallRow(call.where, kernel.name, kernel.unit, kernel.reason, call, runs))
         return rows
 
+    def _host_rows(self, call: HostCall, runs: int) -> list[CallRow]:
+        """A Host call's row, then those of its bodies' calls, which carry out the same imported node."""
+        bodies = self.cuts.bodies(call).values() if self.cuts is not None else ()
+        reason = "; ".join(dict.fromkeys([call.reason, *(f"a body {body.note}" for body in bodies if body.note)]))
+        inner = [row for body in bodies for program in body.programs() for row in program.rows()]
+        named = [replace(row, where=tuple(dict.fromkeys((*row.where, *call.where)))) for row in inner]
+        return [CallRow(call.where, call.node.op, "host", reason, call, runs), *named]
+
     def statistics(self) -> Statistics:
-        """Counts and sizes now."""
-        kernels = {kernel.name for _, kernel in self.prepared.calls if kernel is not None}
+        """Counts and sizes now, bodies of control flow included."""
+        programs = [self, *(self.cuts.body_programs() if self.cuts is not None else ())]
+        kernels = {kernel.name for program in programs for _, kernel in program.prepared.calls if kernel is not None}
         return Statistics(
-            len(kernels), counters.compiled, counters.cached, len(self.plans), self.plans.made,
-            self.prepared.weights.bytes, self.arenas.bytes,
+            len(kernels), counters.compiled, counters.cached,
+            sum(len(program.plans) for program in programs), sum(program.plans.made for program in programs),
+            sum(program.prepared.weights.bytes for program in programs),
+            sum(program.arenas.bytes for program in programs),
         )  # fmt: skip
 
 

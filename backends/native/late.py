@@ -5,7 +5,7 @@ Their results fill size buffers, and their shapes bind the sizes that inference 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from compiler.dims import Dim
 from compiler.ir import Graph, Guard, Node, Value
 from compiler.op import lookup
 from compiler.types import TensorType
+
+Body = Callable[[Sequence[Any]], tuple[Any, ...]]
 
 
 class Settling:
@@ -81,9 +83,17 @@ def _shape_operands(node: Node) -> Collection[int]:
     return set(range(len(node.inputs))).difference(lookup(node.attrs["node"].op).value_operands)
 
 
-def call_reference(node: Node, operands: Sequence[Any], sizes: Mapping[str, int]) -> list[Any]:
-    """A node's results in NumPy, of the declared element types, sizes in its attributes turned into numbers."""
-    attrs = {key: concrete(value, sizes) for key, value in node.attrs.items()}
+def call_reference(
+    node: Node, operands: Sequence[Any], sizes: Mapping[str, int], bodies: Mapping[Graph, Body] | None = None
+) -> list[Any]:
+    """A node's results in NumPy, of the declared element types, sizes in its attributes turned into numbers.
+
+    bodies: what runs the graphs among its attributes; the interpreter without it.
+    """
+    attrs = {
+        key: bodies[value] if bodies and isinstance(value, Graph) else concrete(value, sizes)
+        for key, value in node.attrs.items()
+    }
     reference = lookup(node.op).reference
     assert reference is not None, f"{node.place}: op {node.op} has no reference"
     results = reference(*operands, **attrs)
