@@ -18,6 +18,7 @@ from compiler.ir import Node, Value
 from compiler.op import REQUIRED, Call, OnnxRow, Sample, op
 from compiler.ops.elementwise import ANY, check_kind, common_shape, emit_map, in_float64, known_sizes, operand, widened
 from compiler.ops.extents import larger, smaller
+from compiler.ops.narrow import element, emit_narrow_map, encoded, exponent, is_narrow, readable
 from compiler.ops.onnx_types import name_to_number, onnx_dtype
 from compiler.ops.rounding import SATURATING, convert, to_exponent
 from compiler.types import TensorType, ValueType
@@ -44,7 +45,7 @@ def _rounding(node: Any) -> dict[str, Any]:
     ),
     attrs={"to": REQUIRED, "saturate": 1, "round_mode": "up"},
     tracks_values=True,
-    host_reason="strings and exponents never reach a kernel",
+    host_reason="strings never reach a kernel",
 )
 class Cast:
     """x in element type `to`; see rounding.convert for every out-of-range case."""
@@ -62,14 +63,19 @@ class Cast:
     def decompose(b: Builder, node: Node) -> Value | None:
         x, to = node.inputs[0], node.attrs["to"]
         source: DType = x.type.dtype
-        if "string" in (source.kind, to.kind) or "complex" in (source.kind, to.kind) or to == dtypes.float8_e8m0fnu:
+        if "string" in (source.kind, to.kind) or "complex" in (source.kind, to.kind):
             return None
         if source == to:
             return x
         known = known_sizes(b, node)
         if known is not None:
             return known
-        return emit_map(b, saturated_cast(arg(0, source), to, bool(node.attrs["saturate"])), x, hint="cast")
+        value, saturate = element(0, source), bool(node.attrs["saturate"])
+        if to == dtypes.float8_e8m0fnu:
+            expr = exponent(cast(value, dtypes.float64), node.attrs["round_mode"], saturate)
+        else:
+            expr = saturated_cast(value, to, saturate)
+        return emit_narrow_map(b, expr, to, readable(b, x), hint="cast")
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         values = np.array([0.0, -0.0, 0.5, 1.5, -2.5, 127.6, -129.2, 300.0, 1e-3, 65519.0], np.float32)
@@ -79,6 +85,19 @@ class Cast:
         )  # fmt: skip
         for to in targets:
             yield Sample((values,), {"to": to}, name=f"float32 to {to}")
+        every = np.arange(256, dtype=np.uint8)
+        edges = np.r_[values, np.float32([448, 465, 57344, 61440, np.inf, -np.inf, np.nan, 2**-10, -(2**-17)])]
+        for to in (t for t in dtypes.ALL if is_narrow(t)):
+            codes = every if to.bits == 8 else every[: 1 << to.bits]
+            yield Sample((codes.view(to.numpy),), {"to": dtypes.float32}, name=f"{to} to float32")
+            yield Sample((codes.view(to.numpy),), {"to": dtypes.float16}, name=f"{to} to float16")
+            for saturate in (0, 1):
+                attrs = {"to": to, "saturate": saturate}
+                yield Sample((edges,), attrs, name=f"edges to {to} {saturate}")
+                yield Sample((edges.astype(np.float16),), attrs, name=f"halves to {to} {saturate}")
+        for mode in ("up", "down", "nearest"):
+            attrs = {"to": dtypes.float8_e8m0fnu, "round_mode": mode}
+            yield Sample((edges,), attrs, name=f"exponents {mode}")
         out_of_range = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 2.0**63, -(2.0**63), 2.0**31], np.float64)
         for to in (dtypes.int64, dtypes.int32, dtypes.uint8, dtypes.boolean, dtypes.float32):
             yield Sample((out_of_range,), {"to": to}, name=f"special to {to}")
@@ -89,13 +108,15 @@ class Cast:
 
 
 def saturated_cast(x: Expr, to: DType, saturate: bool) -> Expr:
-    """The expression of Cast: float8 results are clipped to the format's range where asked."""
+    """The expression of Cast: float8 results, given as their codes, are clipped to the format's range where asked."""
     if saturate and x.dtype.is_float and to.name in SATURATING:
         limit = float(ml_dtypes.finfo(to.numpy).max)
         x = widened(x)
         x = apply("max", apply("min", x, const(limit, x.dtype)), const(-limit, x.dtype))
     if x.dtype.is_float and to.is_integer and to.bits < 8:
         x = cast(x, dtypes.int32)  # then the low bits, as for any other integer
+    if is_narrow(to):  # every other type fits float64, or is out of the format's range in it too
+        return encoded(widened(x) if x.dtype.is_float else cast(x, dtypes.float64), to)
     return cast(x, to)
 
 

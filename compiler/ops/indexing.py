@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from compiler import dtypes
+from compiler import dims, dtypes
 from compiler.builder import Builder
 from compiler.dims import Size
 from compiler.expr import Expr, apply, arg, cast, const, index, select
@@ -50,6 +50,52 @@ def take_flat(
     return b.emit("take", rows, places, axis=0, hint=hint)
 
 
+def put_flat(
+    b: Builder, data: Value, place: Expr, operands: Operands, shape: Sequence[Size], updates: Value, hint: str
+) -> Value:
+    """`data` with updates[p] put at the row numbers `place` computes over the index space `shape`; what axes updates
+    has beyond those are a row."""
+    places = b.emit("map", *operands.values, hint="place", outputs=(place,), shape=tuple(shape))
+    count, length = dims.product(shape), dims.product(known_shape(updates)[len(shape) :])
+    extent = dims.product(known_shape(data)[: rows_rank(data, updates, len(shape))])
+    table = b.emit("reshape", data, b.sizes((extent, length)))
+    rows = b.emit("reshape", updates, b.sizes((count, length)))
+    filled = b.emit("put", table, b.emit("reshape", places, b.sizes((count,))), rows, hint=hint)
+    return b.emit("reshape", filled, b.sizes(known_shape(data)))
+
+
+def rows_rank(data: Value, updates: Value, outer: int) -> int:
+    """How many axes of data are indexed, if updates has `outer` axes before those of a row."""
+    return len(known_shape(data)) - (len(known_shape(updates)) - outer)
+
+
+def element_place(operands: Operands, data: Value, places: Value, axis: int) -> Expr:
+    """The flat place of data[i, places[i, j, k], k] (axis 1) over the index space of `places`."""
+    shape = known_shape(data)
+    row = from_front(operands.tensor(places), operands.size(shape[axis]))
+    total = const(0, dtypes.int64)
+    for a, stride in enumerate(contiguous_strides(shape)):
+        total = total + (row if a == axis % len(shape) else index(a)) * operands.size(stride)
+    return total
+
+
+def nd_place(b: Builder, operands: Operands, indexed: Sequence[Size], places: Value, batch: int) -> Expr:
+    """The flat place, in axes of sizes `indexed`, of the positions in the last axis of `places`, over its other axes;
+    the first `batch` axes are shared."""
+    *outer, _ = known_shape(places)
+    total = const(0, dtypes.int64)
+    for a, (size, stride) in enumerate(zip(indexed, contiguous_strides(tuple(indexed)), strict=True)):
+        if a < batch:
+            place = index(a)
+        else:
+            starts = (*[0] * len(outer), a - batch)
+            column = b.emit("slice", places, starts=starts, sizes=(*outer, 1), steps=(1,) * len(starts))
+            column = b.emit("reshape", column, b.sizes(outer))
+            place = from_front(operands.tensor(column), operands.size(size))
+        total = total + place * operands.size(stride)
+    return total
+
+
 @op("gather_elements", onnx=OnnxRow("GatherElements", {"axis": 0}), attrs={"axis": 0})
 class GatherElements:
     """out[i, j, k] = data[i, index[i, j, k], k] for axis 1; data and index have the same rank."""
@@ -67,13 +113,9 @@ class GatherElements:
 
     def decompose(b: Builder, node: Node) -> Value:
         data, places = node.inputs
-        shape, axis = known_shape(data), node.attrs["axis"] % len(known_shape(data))
         operands = Operands(b)
-        row = from_front(operands.tensor(places), operands.size(shape[axis]))
-        total = const(0, dtypes.int64)
-        for a, stride in enumerate(contiguous_strides(shape)):
-            total = total + (row if a == axis else index(a)) * operands.size(stride)
-        return take_flat(b, data, total, operands, known_shape(places), (), "gather_elements")
+        place = element_place(operands, data, places, node.attrs["axis"])
+        return take_flat(b, data, place, operands, known_shape(places), (), "gather_elements")
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         data = rng.standard_normal((3, 4, 5)).astype(np.float32)
@@ -119,18 +161,9 @@ class GatherNd:
         *outer, depth = known_shape(places)
         if not isinstance(depth, int):
             return None
-        indexed = shape[: batch + depth]
-        operands, total = Operands(b), const(0, dtypes.int64)
-        for a, (size, stride) in enumerate(zip(indexed, contiguous_strides(indexed), strict=True)):
-            if a < batch:
-                place = index(a)
-            else:
-                starts = (*[0] * len(outer), a - batch)
-                column = b.emit("slice", places, starts=starts, sizes=(*outer, 1), steps=(1,) * len(starts))
-                column = b.emit("reshape", column, b.sizes(outer))
-                place = from_front(operands.tensor(column), operands.size(size))
-            total = total + place * operands.size(stride)
-        return take_flat(b, data, total, operands, outer, shape[batch + depth :], "gather_nd")
+        operands = Operands(b)
+        place = nd_place(b, operands, shape[: batch + depth], places, batch)
+        return take_flat(b, data, place, operands, outer, shape[batch + depth :], "gather_nd")
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         data = rng.standard_normal((3, 4, 5)).astype(np.float32)
@@ -141,7 +174,7 @@ class GatherNd:
 
 
 _REDUCTIONS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
-_NO_SCATTER = "no kernel scatters"
+_NO_SCATTER = "no kernel combines what is scattered to one place"
 
 
 def scatter(data: np.ndarray, places: tuple[np.ndarray, ...], updates: np.ndarray, reduction: str) -> np.ndarray:
@@ -177,11 +210,20 @@ class ScatterElements:
     ) -> np.ndarray:
         return scatter(data, np.broadcast_arrays(*_element_index(data, places, axis)), updates, reduction)
 
+    def decompose(b: Builder, node: Node) -> Value | None:
+        data, places, updates = node.inputs
+        if node.attrs["reduction"] != "none":
+            return None
+        operands = Operands(b)
+        place = element_place(operands, data, places, node.attrs["axis"])
+        return put_flat(b, data, place, operands, known_shape(places), updates, "scatter_elements")
+
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         data, updates = (rng.standard_normal(s).astype(np.float32) for s in ((3, 5), (2, 5)))
-        for reduction in ("none", *_REDUCTIONS):
-            places = np.array([[0, 1, -1, 0, 2], [1, 0, 0, 2, 1]])
-            yield Sample((data, places, updates), {"axis": 0, "reduction": reduction}, name=reduction)
+        places = np.array([[0, 1, -1, 0, 2], [1, 0, 0, 2, 1]])
+        yield Sample((data, places, updates), {"axis": 0})
+        yield Sample((data, places[:, :3], updates[:, :3].copy()), {"axis": 1}, name="part")
+        yield Sample((data, places[:0], updates[:0]), {"axis": 0}, name="nothing")
 
 
 @op(
@@ -198,7 +240,16 @@ class ScatterNd:
     def reference(data: np.ndarray, places: np.ndarray, updates: np.ndarray, *, reduction: str) -> np.ndarray:
         return scatter(data, tuple(np.moveaxis(places, -1, 0)), updates, reduction)
 
+    def decompose(b: Builder, node: Node) -> Value | None:
+        data, places, updates = node.inputs
+        *outer, depth = known_shape(places)
+        if node.attrs["reduction"] != "none" or not isinstance(depth, int):
+            return None
+        operands = Operands(b)
+        place = nd_place(b, operands, known_shape(data)[:depth], places, 0)
+        return put_flat(b, data, place, operands, outer, updates, "scatter_nd")
+
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         data, updates = (rng.standard_normal(s).astype(np.float32) for s in ((4, 3), (3, 3)))
-        for reduction in ("none", *_REDUCTIONS):
-            yield Sample((data, np.array([[0], [2], [-1]]), updates), {"reduction": reduction}, name=reduction)
+        yield Sample((data, np.array([[0], [2], [-1]]), updates), name="rows")
+        yield Sample((data, np.array([[0, 1], [-1, -1], [0, 1]]), updates[0].copy()), name="elements")

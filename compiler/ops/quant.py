@@ -20,6 +20,7 @@ from compiler.kernels import Stage
 from compiler.op import Call, OnnxRow, Sample, op
 from compiler.ops.convert import saturated_cast
 from compiler.ops.elementwise import FLOAT, check_kind, emit_map, operand
+from compiler.ops.narrow import element, emit_narrow_map, readable
 from compiler.ops.onnx_types import onnx_dtype
 from compiler.ops.reduction import emit_reduce
 from compiler.ops.rounding import convert, integer_limits, round_to
@@ -114,12 +115,14 @@ class QuantizeLinear:
 
     def decompose(b: Builder, node: Node) -> Value:
         x, scale, zero = (*node.inputs, None)[:3]
-        given = [x, *(spread(b, v, x, node.attrs["axis"], node.attrs["block_size"]) for v in (scale, zero) if v)]
+        parameters = [spread(b, v, x, node.attrs["axis"], node.attrs["block_size"]) for v in (scale, zero) if v]
+        given = [readable(b, v) for v in (x, *parameters)]
         inner = _division_type(scale.type.dtype, node.attrs["precision"])
         ratio = cast(operand(0, x), inner) / cast(operand(1, given[1]), inner)
-        shift = None if zero is None else arg(2, zero.type.dtype)
+        shift = None if zero is None else element(2, zero.type.dtype)
         target = node.output.type.dtype
-        return emit_map(b, quantized(ratio, shift, target, bool(node.attrs["saturate"])), *given, hint="quantize")
+        expr = quantized(ratio, shift, target, bool(node.attrs["saturate"]))
+        return emit_narrow_map(b, expr, target, *given, hint="quantize")
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         x = rng.uniform(-40, 40, (3, 4, 6)).astype(np.float32)
@@ -168,13 +171,14 @@ class DequantizeLinear:
 
     def decompose(b: Builder, node: Node) -> Value:
         x, scale, zero = (*node.inputs, None)[:3]
-        given = [x, *(spread(b, v, x, node.attrs["axis"], node.attrs["block_size"]) for v in (scale, zero) if v)]
+        parameters = [spread(b, v, x, node.attrs["axis"], node.attrs["block_size"]) for v in (scale, zero) if v]
+        given = [readable(b, v) for v in (x, *parameters)]
         wide = dtypes.float64 if scale.type.dtype == dtypes.float64 else dtypes.float32
-        value = arg(0, x.type.dtype)
+        value = element(0, x.type.dtype)
         if zero is None:
             difference = cast(value, wide)
         elif x.type.dtype.is_float:
-            difference = cast(value, wide) - cast(arg(2, zero.type.dtype), wide)
+            difference = cast(value, wide) - cast(element(2, zero.type.dtype), wide)
         else:  # exact in integers: an int32 less its zero point need not fit float32
             middle = dtypes.int64 if x.type.dtype.bits > 16 else dtypes.int32
             difference = cast(cast(value, middle) - cast(arg(2, zero.type.dtype), middle), wide)
