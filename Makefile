@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
 READY := .venv/.ready
 
+# One target after the other, whatever -j says: CI reads the last line.
+.NOTPARALLEL:
 .PHONY: demo test test-slow test-exhaustive lint format bench docs clean
 
 demo: $(READY)
@@ -12,7 +14,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2
 
 test-slow: $(READY)
-	$(RUN) -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m slow
 
 test-exhaustive: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m exhaustive
