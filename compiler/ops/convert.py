@@ -86,13 +86,14 @@ class Cast:
         for to in targets:
             yield Sample((values,), {"to": to}, name=f"float32 to {to}")
         every = np.arange(256, dtype=np.uint8)
-        edges = np.r_[values, np.float32([448, 465, 57344, 61440, np.inf, -np.inf, np.nan, 2**-10, -(2**-17)])]
+        far = np.array([448, 465, 57344, 61440, np.inf, -np.inf, np.nan, 2**-10, -(2**-17)], np.float32)
+        edges = np.concatenate([values, far])
         for to in (t for t in dtypes.ALL if is_narrow(t)):
             codes = every if to.bits == 8 else every[: 1 << to.bits]
             yield Sample((codes.view(to.numpy),), {"to": dtypes.float32}, name=f"{to} to float32")
             yield Sample((codes.view(to.numpy),), {"to": dtypes.float16}, name=f"{to} to float16")
             for saturate in (0, 1):
-                attrs = {"to": to, "saturate": saturate}
+                attrs: dict[str, Any] = {"to": to, "saturate": saturate}
                 yield Sample((edges,), attrs, name=f"edges to {to} {saturate}")
                 yield Sample((edges.astype(np.float16),), attrs, name=f"halves to {to} {saturate}")
         for mode in ("up", "down", "nearest"):
