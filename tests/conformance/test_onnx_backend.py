@@ -18,7 +18,6 @@ RANDOM = "the expected values are one draw of a generator ONNX does not specify"
 GRADIENT = "Gradient differentiates the graph: no function, no reference operator"
 HARNESS = "the suite compares a bare array with the list it expects; the onnx package's own evaluator fails it too"
 HALF = "the expected values were rounded to float16 after other steps than ours"
-LATE = "a reshape to sizes that a Host step computes is planned before they are known"
 MIXED = "attention is fused where the softmax is wider than its operands"
 
 FAILURES = {
@@ -35,11 +34,9 @@ FAILURES = {
     "test_loop16_seq_none": HARNESS,
 }
 NATIVE_FAILURES = FAILURES | {
-    **{f"test_affine_grid_{kind}{expanded}": LATE
-       for kind in ("2d", "2d_align_corners", "3d", "3d_align_corners") for expanded in ("", "_expanded")},
     "test_flexattention_fp16": MIXED,
     "test_flexattention_fp16_expanded_ver26": MIXED,
-}  # fmt: skip
+}
 
 
 def parameters(failures: dict[str, str]) -> list[Any]:
