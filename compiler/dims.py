@@ -8,9 +8,12 @@ with ordinary NumPy functions, which is how integer shape chains are evaluated s
 
 from __future__ import annotations
 
+import keyword
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from types import CodeType
 from typing import Union
 
 Size = Union[int, "Dim"]
@@ -19,10 +22,13 @@ _Monomial = tuple["Atom", ...]
 
 @dataclass(frozen=True)
 class Atom:
-    """A named size, or a function of sizes that is no polynomial. `code` is the Python text that evaluates it."""
+    """A named size, or a function of sizes that is no polynomial. `code` is the Python text that evaluates it; its
+    value lies between `low` and `high`."""
 
     code: str
     names: frozenset[str]
+    low: float = field(compare=False)
+    high: float = field(compare=False)
 
     def __lt__(self, other: Atom) -> bool:
         return self.code < other.code
@@ -97,16 +103,19 @@ class Dim:
 
     def __floordiv__(self, other: Size) -> Size:
         exact = divide_exactly(self, other)
-        return exact if exact is not None else _atom("({} // {})", self, other)
+        return exact if exact is not None else _atom("({} // {})", self, other, _quotient_bounds)
 
     def __rfloordiv__(self, other: int) -> Size:
-        return _atom("({} // {})", other, self)
-
-    def __truediv__(self, other: Size) -> Size:
-        return self // other
+        return _atom("({} // {})", other, self, _quotient_bounds)
 
     def __mod__(self, other: Size) -> Size:
-        return 0 if divide_exactly(self, other) is not None else _atom("({} % {})", self, other)
+        return 0 if divide_exactly(self, other) is not None else _atom("({} % {})", self, other, _remainder_bounds)
+
+    def __rmod__(self, other: int) -> Size:
+        return _atom("({} % {})", other, self, _remainder_bounds)
+
+    def __bool__(self) -> bool:
+        return not equal(self, 0)
 
     def __lt__(self, other: Size) -> bool:
         return _positive(other - self)
@@ -125,28 +134,28 @@ class Undecided(Exception):
     """A comparison of symbolic sizes whose answer depends on the sizes."""
 
 
+def is_name(text: str) -> bool:
+    """Whether a size can be called `text`: an identifier that means nothing else in the text of sizes."""
+    return text.isidentifier() and not keyword.iskeyword(text) and text not in ("min", "max")
+
+
 def symbol(name: str) -> Dim:
-    """A named size. `name` must be an identifier."""
-    if not name.isidentifier():
-        raise ValueError(f"a size is named by an identifier, not {name!r}")
-    return Dim((((Atom(name, frozenset((name,))),), 1),))
+    """A named size; see is_name."""
+    if not is_name(name):
+        raise ValueError(f"a size is named by an identifier that is no word of Python's, not {name!r}")
+    return Dim((((Atom(name, frozenset((name,)), 0, math.inf),), 1),))
 
 
 def minimum(a: Size, b: Size) -> Size:
     """The smaller of two sizes."""
-    return min(a, b) if isinstance(a, int) and isinstance(b, int) else a if a == b else _atom("min({}, {})", a, b)
+    low, high = _bounds(a - b)
+    return a if high <= 0 else b if low >= 0 else _atom("min({}, {})", a, b, _pairwise(min))
 
 
 def maximum(a: Size, b: Size) -> Size:
-    """The larger of two sizes; a constant no larger than zero never wins against a named size."""
-    if isinstance(a, int) and isinstance(b, int):
-        return max(a, b)
-    if a == b:
-        return a
-    for small, large in ((a, b), (b, a)):
-        if isinstance(small, int) and small <= 0 and isinstance(large, Dim) and large.is_symbol:
-            return large
-    return _atom("max({}, {})", a, b)
+    """The larger of two sizes."""
+    low, high = _bounds(a - b)
+    return a if low >= 0 else b if high <= 0 else _atom("max({}, {})", a, b, _pairwise(max))
 
 
 def ceil_div(a: Size, b: int) -> Size:
@@ -201,6 +210,14 @@ def evaluate(size: Size, sizes: Mapping[str, int]) -> int:
     return size if isinstance(size, int) else size.evaluate(sizes)
 
 
+def substitute(size: Size, sizes: Mapping[str, Size]) -> Size:
+    """`size` with the named sizes that `sizes` knows replaced by what it says."""
+    if isinstance(size, int) or not size.names & sizes.keys():
+        return size
+    names = {name: sizes[name] if name in sizes else symbol(name) for name in size.names}
+    return eval(_code(str(size)), {"__builtins__": {}, "min": minimum, "max": maximum}, names)
+
+
 def is_static(shape: Iterable[Size]) -> bool:
     """Whether no size in `shape` is symbolic."""
     return all(isinstance(size, int) for size in shape)
@@ -228,20 +245,51 @@ def _combine(a: Size, b: Size, sign: int) -> Size:
     return _make(total)
 
 
-def _atom(template: str, a: Size, b: Size) -> Size:
+_Bounds = tuple[float, float]
+
+
+def _atom(template: str, a: Size, b: Size, bounds: Callable[[_Bounds, _Bounds], _Bounds]) -> Size:
     code = template.format(*(f"({x})" if isinstance(x, Dim) and not x.is_symbol else x for x in (a, b)))
     names = frozenset().union(*(x.names for x in (a, b) if isinstance(x, Dim)))
-    return Dim((((Atom(code, names),), 1),))
+    return Dim((((Atom(code, names, *bounds(_bounds(a), _bounds(b))),), 1),))
 
 
-def _bounds(size: Size) -> tuple[float, float]:
-    """The least and greatest value of `size`, every atom being at least zero."""
-    terms = _terms(size)
-    constant = sum(factor for monomial, factor in terms if not monomial)
-    factors = [factor for monomial, factor in terms if monomial]
-    low = constant if all(factor > 0 for factor in factors) else float("-inf")
-    high = constant if all(factor < 0 for factor in factors) else float("inf")
+def _bounds(size: Size) -> _Bounds:
+    """Numbers that `size` is never less or greater than."""
+    low: float = 0
+    high: float = 0
+    for monomial, factor in _terms(size):
+        a, b = _monomial_bounds(monomial)
+        low, high = low + factor * (a if factor > 0 else b), high + factor * (b if factor > 0 else a)
     return low, high
+
+
+def _monomial_bounds(monomial: _Monomial) -> _Bounds:
+    if len(monomial) == 1:
+        return monomial[0].low, monomial[0].high
+    if any(atom.low < 0 for atom in monomial):
+        return -math.inf, math.inf
+    highs = [atom.high for atom in monomial]
+    return math.prod(atom.low for atom in monomial), 0 if 0 in highs else math.prod(highs)
+
+
+def _pairwise(choose: Callable[[float, float], float]) -> Callable[[_Bounds, _Bounds], _Bounds]:
+    return lambda a, b: (choose(a[0], b[0]), choose(a[1], b[1]))
+
+
+def _quotient_bounds(a: _Bounds, b: _Bounds) -> _Bounds:
+    if b[0] != b[1]:
+        return (0, a[1]) if a[0] >= 0 and b[0] >= 0 else (-math.inf, math.inf)
+    if b[0] == 0:
+        raise ZeroDivisionError("a size is divided by zero")
+    ends = [x // b[0] if math.isfinite(x) else x * b[0] for x in a]
+    return min(ends), max(ends)
+
+
+def _remainder_bounds(a: _Bounds, b: _Bounds) -> _Bounds:
+    if b == (0, 0):
+        raise ZeroDivisionError("a size is divided by zero")
+    return 0 if b[0] >= 0 else b[0] + 1, 0 if b[1] <= 0 else b[1] - 1  # the sign is the divisor's
 
 
 def _positive(size: Size) -> bool:
@@ -251,8 +299,12 @@ def _positive(size: Size) -> bool:
     raise Undecided(f"whether {size} is above zero depends on the sizes")
 
 
+def _code(text: str) -> CodeType:
+    # The text is built from identifiers, integers and + - * // % min max only, by this module alone.
+    return compile(text, "<size>", "eval")
+
+
 @lru_cache(maxsize=4096)
 def _compiled(text: str) -> Callable[[Mapping[str, int]], int]:
-    # The text is built from identifiers, integers and + - * // % min max only, by this module alone.
-    code = compile(text, "<size>", "eval")
+    code = _code(text)
     return lambda sizes: eval(code, {"__builtins__": {}, "min": min, "max": max}, sizes)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from compiler import dims
 from compiler.errors import ModelError, ShapeError
 from compiler.frontends.aten import ROWS, SIZE_ROWS
 
@@ -91,7 +92,7 @@ def size_names(program: ExportedProgram) -> dict[Any, str]:
             for symbol, sources in getattr(environment, "var_to_sources", {}).items():
                 for source in sources:
                     name = given.get(source.name if isinstance(source.name, str) else source.name())
-                    if name and name.isidentifier():
+                    if name and dims.is_name(name):
                         names[symbol] = name
             return names
     return names

@@ -81,6 +81,9 @@ class Maker:
         return dims.evaluate(size, self.sizes)
 
     def extent(self) -> Size:
+        used = [size for value in self.pool for size in value.type.shape]
+        if used and self.chance():  # equal extents are where axes get mixed up
+            return self.pick(used)
         return self.pick((*EXTENTS, *(dims.symbol(name) for name in self.sizes)))
 
     def random_shape(self, ranks: Sequence[int] = (2, 3, 1, 4, 0)) -> tuple[Size, ...]:
@@ -181,6 +184,23 @@ class Maker:
                 self.map([x, y], [apply(self.pick(("lt", "eq", "ge")), a, b)], 1)
         else:
             self.map([x, y], [apply(name, a, b)], 2 * bits if name == "mul" else bits + 1)
+
+    def spread(self) -> None:
+        """A map over more than its operands span: an outer sum, or a shape of its own."""
+        x = self.value(ranks=(1, 2, 3))
+        if x is None:
+            return
+        size = self.extent()
+        if self.count((*x.type.shape, size)) > MAX_ELEMENTS:
+            return
+        a, b = arg(0, self.real), arg(1, self.real)
+        if self.chance():
+            shape = (size, *[1] * self.draw(st.integers(0, 1)), *x.type.shape)
+            attrs = {"outputs": (self.pick((-a, apply("tanh", a))),), "shape": shape}
+            self.keep(self.b.emit_many("map", [x], attrs, ["m"])[0])
+        else:
+            column = self.b.emit("reshape", x, self.b.sizes((*x.type.shape, 1)))
+            self.map([column, self.fresh((size,))], [a + b * 0.5], self.exact(x) + 4)
 
     def several(self) -> None:
         """A map with two or three results."""
@@ -575,7 +595,7 @@ STEPS = (
     "unary", "binary", "several", "where", "position", "convert", "integers", "again", "reduce", "logical", "softmax",
     "norm", "layer_norm", "matmul", "convolution", "pool_window", "attention", "transpose", "reshape",
     "measured_reshape", "expand", "slice", "concat", "pad", "take", "unary", "binary", "reduce", "matmul", "attention",
-    "norm",
+    "norm", "spread",
 )  # fmt: skip
 
 
