@@ -30,6 +30,7 @@ class Builder:
         self.nodes: list[Node] = []
         self.constants: dict[str, np.ndarray] = dict(source.constants) if source else {}
         self.known: dict[str, np.ndarray] = {}  # contents of small values
+        self.invented: list[str] = []  # names of sizes made here, in order
         self.guards: dict[tuple[Size, Size], Guard] = {(g.left, g.right): g for g in source.guards} if source else {}
         self.imported: list[ImportedNode] = list(source.imported) if source else []
         self.notes: dict[str, str] = dict(source.notes) if source else {}
@@ -73,6 +74,7 @@ class Builder:
             number += 1
             name = f"{hint.rstrip('0123456789')}{number}"
         self._symbols.add(name)
+        self.invented.append(name)
         return dims.symbol(name)
 
     def claim_symbol(self, name: str) -> Dim:

@@ -46,11 +46,12 @@ def share(graph: Graph) -> Graph:
 
 
 def _key(node: Node, inputs: tuple[Value | None, ...]) -> Any:
+    """What equal nodes have in common. Types belong to it: the sizes a node invented are bound by that node alone."""
     key = (
         node.op,
         tuple(v.name if v is not None else None for v in inputs),
         tuple(sorted(node.attrs.items(), key=lambda item: item[0])),
-        tuple(bool(v.name) for v in node.outputs),
+        tuple((bool(v.name), v.type) for v in node.outputs),
     )
     try:
         hash(key)
