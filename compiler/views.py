@@ -103,11 +103,14 @@ def mergeable(outer_stride: Size, inner_size: Size, inner_stride: Size) -> bool:
 
 
 def memory_order(view: View) -> tuple[int, ...]:
-    """The axes from outermost to innermost in memory; stride-0 and equal ones stay in logical order, in front.
+    """The axes from outermost to innermost in memory; those that repeat (stride 0) stay where they are.
 
     Symbolic strides are ranked at a nominal size: the choice only steers layout, never correctness.
     """
-    return tuple(sorted(range(len(view.shape)), key=lambda axis: (-abs(nominal(view.strides[axis])), axis)))
+    axes = range(len(view.shape))
+    walked = [axis for axis in axes if view.strides[axis] != 0]
+    ranked = iter(sorted(walked, key=lambda axis: -abs(nominal(view.strides[axis]))))
+    return tuple(next(ranked) if view.strides[axis] != 0 else axis for axis in axes)
 
 
 def nominal(size: Size) -> int:
