@@ -96,7 +96,8 @@ def call_reference(
     }
     reference = lookup(node.op).reference
     assert reference is not None, f"{node.place}: op {node.op} has no reference"
-    results = reference(*operands, **attrs)
+    with np.errstate(all="ignore"):
+        results = reference(*operands, **attrs)
     results = results if isinstance(results, tuple) else (results,)
     return [
         np.asarray(result, value.type.dtype.numpy) if isinstance(value.type, TensorType) else result

@@ -79,7 +79,8 @@ class _Frame:
         assert entry.reference is not None, f"op {node.op} has no reference"
         operands = [self.values[v.name] if v is not None else None for v in node.inputs]
         attrs = {key: self._concrete(attr) for key, attr in node.attrs.items()}
-        results = entry.reference(*operands, **attrs)
+        with np.errstate(all="ignore"):  # infinities and NaNs are results like others
+            results = entry.reference(*operands, **attrs)
         results = results if isinstance(results, tuple) else (results,)
         for value, result in zip(node.outputs, results, strict=False):
             if value.name:

@@ -66,7 +66,8 @@ def _constants(builder: Builder, node: Node) -> Sequence[Value | None] | None:
     if entry.reference is None or node.op in _NEVER or not _pure(entry) or not _worth_folding(builder, node):
         return None
     arrays = [builder.constants[v.name] if v is not None else None for v in node.inputs]
-    results = entry.reference(*arrays, **node.attrs)
+    with np.errstate(all="ignore"):
+        results = entry.reference(*arrays, **node.attrs)
     results = results if isinstance(results, tuple) else (results,)
     found: list[Value | None] = []
     for value, array in zip(node.outputs, results, strict=False):

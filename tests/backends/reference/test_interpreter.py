@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 
 import numpy as np
@@ -121,6 +122,16 @@ def test_errors_name_the_node() -> None:
     with pytest.raises(IndexError) as caught:
         run(b.finish([picked]), [array(2, 2), np.array([5])])
     assert caught.value.__notes__ == ["in node encoder/lookup (take)"]
+
+
+def test_infinities_and_nans_are_results_without_warnings() -> None:
+    b = Builder()
+    x = b.input("x", MATRIX)
+    graph = b.finish([b.emit("matmul", x, x)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (found,) = run(graph, [np.array([[np.inf, 1], [-np.inf, np.nan]], np.float32)])
+    assert np.isnan(found).any()
 
 
 def test_bodies_run_as_callables() -> None:
