@@ -61,12 +61,28 @@ def _retype(item: Any, target: DType) -> Any:
     if isinstance(item, Stage):
         return replace(item, expr=_expr(item.expr, target))
     if isinstance(item, Graph):
-        return replace(item, constants={k: _array(a, target) for k, a in item.constants.items()})
+        return _body(item, target)
     if isinstance(item, Mapping):
         return {key: _retype(value, target) for key, value in item.items()}
     if isinstance(item, tuple):
         return tuple(_retype(value, target) for value in item)
     return item
+
+
+def _body(graph: Graph, target: DType) -> Graph:
+    """A body of control flow, which is given values of the precision and answers with such."""
+
+    def retyped(value: Value) -> ValueType:
+        if isinstance(value.type, TensorType) and value.type.dtype in _RETYPED:
+            return TensorType(target, value.type.shape)
+        return value.type
+
+    return reemit(
+        graph,
+        input_type=retyped,
+        constant=lambda array: _array(array, target),
+        attribute=lambda item: _retype(item, target),
+    )
 
 
 def _array(array: np.ndarray, target: DType) -> np.ndarray:

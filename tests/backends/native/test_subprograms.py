@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -213,3 +214,24 @@ def test_the_ledger_shows_the_kernels_of_a_body() -> None:
     (row,) = [row for row in program.ledger() if row.node == "the_loop"]
     assert row.unit == "host" and "control flow" in row.reason
     assert row.runs == 1 and "gemm" in row.kernel
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_bodies_compute_in_the_precision_asked_for(backend: str) -> None:
+    program = runtime.compile(growing().SerializeToString(), threads=1, precision="fp64", backend=backend)
+    x, weight = floats(2, 2), np.float32([[0.5, 0.1], [0.2, 0.3]]).astype(np.float64)
+    state = x.astype(np.float64)
+    for _ in range(3):
+        state = np.concatenate([state, x]) @ weight
+    (found,) = program(np.array(3), x)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, state, rtol=1e-14)
+
+
+def test_runs_from_several_threads() -> None:
+    case = Case(growing())
+    calls = [(np.array(rounds), floats(rows, 2)) for rounds in (0, 2, 5) for rows in (0, 1, 3)] * 4
+    expected = [run(case.graph, call) for call in calls]
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(case.executable.run, calls), expected, strict=True):
+            np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-6)
