@@ -1,4 +1,4 @@
-"""`python -m docs.generate` writes docs/ops.md from the op registry."""
+"""`python -m docs.generate` writes docs/ops.md from the op registry and docs/onnx.md from a run of the ONNX suite."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import compiler.ops  # noqa: F401 - importing the families fills the registry
 from compiler.op import REGISTRY, OnnxRow, Op
+from docs import onnx_page
 
 PATH = Path(__file__).with_name("ops.md")
 HEADER = """# Ops
@@ -62,3 +63,4 @@ def runs_as(entry: Op) -> str:
 
 if __name__ == "__main__":
     PATH.write_text(text(), encoding="utf-8")
+    onnx_page.write()

@@ -88,7 +88,8 @@ def root(x: Expr, p: int) -> Expr:
     return x if p == 1 else apply("sqrt", x) if p == 2 else apply("pow", x, const(1 / p, x.dtype))
 
 
-def _build_conv(b: Builder, node: Any) -> Value:
+def build_conv(b: Builder, node: Any) -> Value:
+    """The core conv of an ONNX node with Conv's attributes over x, w and, where there is one, a bias."""
     x, w = node.required(0), node.required(1)
     kernel: Any = node.attr("kernel_shape") or known_shape(w)[2:]
     if not dims.is_static(kernel):
@@ -100,7 +101,7 @@ def _build_conv(b: Builder, node: Any) -> Value:
 onnx_row("pool", OnnxRow("MaxPool", build=_build_max_pool))
 onnx_row("pool", OnnxRow("AveragePool", build=_build_average_pool))
 onnx_row("pool", OnnxRow("LpPool", build=_build_lp_pool))
-onnx_row("conv", OnnxRow("Conv", build=_build_conv))
+onnx_row("conv", OnnxRow("Conv", build=build_conv))
 
 
 def _declare_global(name: str, onnx: str, reduction: str, array: Callable[..., np.ndarray]) -> None:
