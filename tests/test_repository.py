@@ -16,14 +16,14 @@ SHIPPED = ("runtime", "compiler", "backends")
 SOURCES = (*SHIPPED, "models", "bench", "docs")
 LONGEST = 320  # lines
 
-# compiler <- backends <- runtime <- models, bench, tests
+# compiler <- backends <- runtime <- models, bench, tests <- docs, which are made from what tests find
 FORBIDDEN = {
     "compiler": {"backends", "runtime", "models", "bench", "tests", "llvmlite"},
     "backends": {"runtime", "models", "bench", "tests", "torch"},
     "runtime": {"models", "bench", "tests"},
     "models": {"bench", "tests"},
     "bench": {"tests"},
-    "docs": {"tests"},
+    "docs": set(),
 }
 HEAVY = {"torch", "onnx"}  # allowed inside functions, and at the top of modules that are loaded for such a model only
 HEAVY_MODULES = (
