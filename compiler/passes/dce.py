@@ -7,6 +7,7 @@ from dataclasses import replace
 from compiler.ir import Graph, Node, Value
 
 _UNUSED = ""
+_RESULTS = {"map": ("outputs",), "reduce": ("elements", "rows")}  # attributes with an expression an output
 
 
 def dce(graph: Graph) -> Graph:
@@ -18,7 +19,7 @@ def dce(graph: Graph) -> Graph:
             continue
         wanted.update(value.name for value in node.inputs if value is not None)
         outputs = tuple(v if v.name in wanted else Value(_UNUSED, v.type) for v in node.outputs)
-        kept.append(Node(node.op, node.inputs, outputs, node.attrs, node.where))
+        kept.append(_pruned(Node(node.op, node.inputs, outputs, node.attrs, node.where)))
     kept.reverse()
     alive = {name for node in kept for name in node.where}
     notes = dict(graph.notes)
@@ -28,3 +29,13 @@ def dce(graph: Graph) -> Graph:
                 notes.setdefault(name, "dead: nothing reads its result")
     constants = {name: array for name, array in graph.constants.items() if name in wanted}
     return replace(graph, nodes=tuple(kept), constants=constants, notes=notes)
+
+
+def _pruned(node: Node) -> Node:
+    """A map or reduction without the expressions of outputs nobody reads."""
+    if node.op not in _RESULTS or all(value.name for value in node.outputs):
+        return node
+    wanted = iter([bool(value.name) for value in node.outputs])
+    attrs = {key: tuple(e for e in node.attrs[key] if next(wanted, False)) for key in _RESULTS[node.op]}
+    outputs = tuple(value for value in node.outputs if value.name)
+    return Node(node.op, node.inputs, outputs, {**node.attrs, **attrs}, node.where)
