@@ -94,26 +94,26 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a[~nan].tobytes() == b[~nan].tobytes()
 
 
-@settings(BUDGET, max_examples=150)
+@settings(BUDGET, max_examples=1200)
 @given(cases())
 def test_passes_keep_the_meaning(case: Case) -> None:
     check_passes(case)
 
 
-@settings(BUDGET, max_examples=60)
+@settings(BUDGET, max_examples=500)
 @given(cases())
 def test_specialized_graphs_agree(case: Case) -> None:
     check_specialized(case)
 
 
-@settings(BUDGET, max_examples=25)
-@given(cases(max_steps=5))
+@settings(BUDGET, max_examples=300)
+@given(cases(max_steps=8))
 def test_native_gives_the_emulated_bits(case: Case) -> None:
     check_native(case)
 
 
 @pytest.mark.slow
-@settings(BUDGET, max_examples=3000)
+@settings(BUDGET, max_examples=20000)
 @given(cases(max_steps=14))
 def test_many_passes(case: Case) -> None:
     check_passes(case)
