@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import CodeType
-from typing import Union
+from typing import Any, Union
 
 Size = Union[int, "Dim"]
 _Monomial = tuple["Atom", ...]
@@ -216,6 +216,17 @@ def substitute(size: Size, sizes: Mapping[str, Size]) -> Size:
         return size
     names = {name: sizes[name] if name in sizes else symbol(name) for name in size.names}
     return eval(_code(str(size)), {"__builtins__": {}, "min": minimum, "max": maximum}, names)
+
+
+def names_in(item: Any) -> frozenset[str]:
+    """Every named size an attribute mentions: in sizes, and in tuples, mappings and object arrays of them."""
+    if isinstance(item, Dim):
+        return item.names
+    if isinstance(item, Mapping):
+        item = tuple(item.values())
+    if hasattr(item, "flat"):
+        item = tuple(item.flat) if item.dtype == object else ()
+    return frozenset().union(*map(names_in, item)) if isinstance(item, tuple) else frozenset()
 
 
 def is_static(shape: Iterable[Size]) -> bool:
