@@ -19,8 +19,8 @@ import runtime
 from bench import environment, peers
 from bench.compare import Timing, race, ratio, relative_error
 from bench.report import seconds, table
-from bench.workload import to_onnx
 from models import bert, minilm
+from models.export import to_onnx
 
 SENTENCES = (
     "The cat is sleeping on the warm windowsill.",
@@ -40,7 +40,7 @@ def main() -> None:
     """The whole demonstration, from compiling to the ledger."""
     print(environment.header(environment.describe()), "\n")
     module, inputs = minilm.build(SENTENCES)
-    onnx = to_onnx(module, inputs, bert.DYNAMIC)
+    onnx = to_onnx(module, inputs, dynamic=bert.DYNAMIC)
     from_torch, seconds_torch = timed(lambda: runtime.compile(module, inputs, dynamic_shapes=dynamic_shapes()))
     from_onnx, seconds_onnx = timed(lambda: runtime.compile(onnx))
     print(f"all-MiniLM-L6-v2: compiled from torch in {seconds(seconds_torch)}, from ONNX in {seconds(seconds_onnx)}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -87,23 +85,15 @@ def load(name: str, dynamic: bool = False, **changes: Any) -> Workload:
     import torch
 
     import models
+    from models.export import to_onnx
 
     model, options = WORKLOADS[name]
     options = {**options, **changes}
     if "dtype" in options:
         options["dtype"] = getattr(torch, options["dtype"])
     module, inputs = models.build(model, **options)
-    return Workload(name, module, inputs, to_onnx(module, inputs, models.dynamic_axes(model) if dynamic else ()))
-
-
-def to_onnx(module: Any, inputs: tuple[Any, ...], dynamic: Sequence[Mapping[int, str]]) -> bytes:
-    """models.export.to_onnx without the exporter's warnings about packages and Python versions of its own concern."""
-    from models import export
-
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return export.to_onnx(module, inputs, dynamic=dynamic)
+    axes = models.dynamic_axes(model) if dynamic else ()
+    return Workload(name, module, inputs, to_onnx(module, inputs, dynamic=axes))
 
 
 def outputs(result: Any) -> list[np.ndarray]:

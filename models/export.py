@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,11 +22,14 @@ def to_onnx(
     """The model as an ONNX file's bytes, also written to `path` if given. Inputs are called as forward's parameters.
 
     `dynamic` has, for each input, axis -> name of its size; equal names are equal sizes. At most 2 GB of weights
-    (protobuf's limit; the file holds its own weights).
+    (protobuf's limit; the file holds its own weights). The exporter's warnings, about packages and names of its own
+    concern, are left out.
     """
     dims = {name: torch.export.Dim(name) for axes in dynamic for name in axes.values()}
     shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in dynamic) or None
-    with torch.no_grad():
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         exported = torch.onnx.export(
             model, inputs, dynamo=True, dynamic_shapes=shapes, opset_version=OPSET, verbose=False
         )
