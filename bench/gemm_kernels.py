@@ -1,4 +1,4 @@
-"""Rates of the GEMM kernels alone, called as the executor would on one thread: `python bench/gemm_kernels.py`.
+"""Rates of the GEMM kernels alone, called as the executor would on one thread: `python -m bench.gemm_kernels`.
 
 Percent of the register-only peak measured just before each shape; best of many short runs, in time of this thread
 alone, so that neighbours cost cache but not whole time slices. `cold` cycles through
@@ -21,6 +21,7 @@ from backends.native.kernel import SLOT_ABSOLUTE
 from backends.native.target import Target, host, named
 from bench.peak import peak
 from compiler import dtypes
+from compiler.dims import evaluate
 from compiler.expr import Expr, apply, arg, const
 from compiler.kernels import GemmSpec, KernelCall, View
 
@@ -133,7 +134,7 @@ class Runner:
         return View(name, kind, shape, strides)
 
     def _block(self, copy: int) -> np.ndarray:
-        planned = self.kernel.arguments(self.call, int, 1)
+        planned = self.kernel.arguments(self.call, lambda size: evaluate(size, {}), 1)
         self.chunks, self.scratch = planned.chunks, _aligned(np.zeros(planned.scratch, np.uint8))
         words: list[int] = []
         for word in planned.words:

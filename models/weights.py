@@ -29,6 +29,7 @@ def _randomise(module: nn.Module) -> None:
         module.bias.normal_(0.0, 0.1)
     elif isinstance(module, nn.BatchNorm2d):
         # Statistics far from (0, 1), so that folding them wrongly shows.
+        assert module.running_mean is not None and module.running_var is not None, "batch norms here track statistics"
         module.running_mean.normal_(0.0, 0.2)
         module.running_var.uniform_(1.0, 3.0)
         module.weight.uniform_(0.5, 1.0)
