@@ -125,7 +125,6 @@ def test_every_module_says_what_it_is_for() -> None:
     ] == []
 
 
-@pytest.mark.slow
 def test_the_page_of_ops_is_current() -> None:
     from docs import generate
 
