@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import keyword
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
 from types import CodeType
 from typing import Any, Union
 
@@ -165,10 +166,7 @@ def ceil_div(a: Size, b: int) -> Size:
 
 def product(sizes: Iterable[Size]) -> Size:
     """The product of sizes, 1 for none."""
-    total: Size = 1
-    for size in sizes:
-        total = total * size
-    return total
+    return reduce(operator.mul, sizes, 1)
 
 
 def divide_exactly(a: Size, b: Size) -> Size | None:
