@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from compiler import dims
+from compiler import dims, solve
 from compiler.dims import Dim, Size
 from compiler.errors import ShapeError
 from compiler.ir import Guard
@@ -31,7 +31,7 @@ def bind(
     if len(shape) != len(type.shape):
         raise ShapeError(f"{place}: rank {len(shape)}, expected {len(type.shape)} as in {type}")
     for axis, (found, size) in enumerate(zip(shape, type.shape, strict=True)):
-        expected = size if isinstance(size, int) else _expected(size, found, sizes)
+        expected = solve.expected(size, found, sizes)
         if expected is None:  # decided by other axes, or never
             continue
         if found != expected:
@@ -39,25 +39,6 @@ def bind(
             raise ShapeError(f"{place}: axis {axis} is {found}, expected {expected}{decided}; the type is {type}")
         if isinstance(size, Dim) and origin is not None:
             origin.setdefault(str(size), f"{place} axis {axis}")
-
-
-def _expected(size: Dim, found: int, sizes: dict[str, int]) -> int | None:
-    """What `size` must be; a size with one name not known yet is solved for it."""
-    unknown = size.names - sizes.keys()
-    if not unknown:
-        return size.evaluate(sizes)
-    if len(unknown) > 1:
-        return None
-    (name,) = unknown
-    if size.is_symbol:
-        sizes[name] = int(found)
-        return found
-    # A linear size a*x + b: two evaluations give a and b.
-    base, slope = (size.evaluate({**sizes, name: x}) for x in (0, 1))
-    slope -= base
-    if slope and size.evaluate({**sizes, name: 2}) == base + 2 * slope and (found - base) % slope == 0:
-        sizes[name] = (found - base) // slope
-    return size.evaluate(sizes) if name in sizes else None
 
 
 def check_guards(guards: Iterable[Guard], sizes: Mapping[str, int]) -> None:

@@ -100,9 +100,15 @@ class MoveRules:
                 return None
             flat = [p + shape[axis] if p < 0 else p for p in flat]  # type: ignore[misc]
         step = flat[1] - flat[0] if len(flat) > 1 else 1
-        inside = all(not isinstance(n, int) or 0 <= p < n for p in flat for n in (shape[axis],) if isinstance(p, int))
-        if step == 0 or not inside or any(y - x != step for x, y in pairwise(flat)):
+        if step == 0 or any(y - x != step for x, y in pairwise(flat)):
             return None
+        if isinstance(shape[axis], int):
+            if not all(0 <= p < shape[axis] for p in (flat[0], flat[-1])):
+                return None
+        else:  # a size these positions lie outside of is for the gather to refuse
+            for room in (x for end in (flat[0], flat[-1]) for x in (end, shape[axis] - 1 - end)):
+                if (shortage := dims.minimum(room, 0)) != 0:
+                    b.add_guard(shortage, 0)
         rank = len(shape)
         starts, sizes, steps = [0] * rank, list(shape), [1] * rank
         starts[axis], sizes[axis], steps[axis] = flat[0], len(flat), step

@@ -61,20 +61,8 @@ def _key(node: Node, inputs: tuple[Value | None, ...]) -> Any:
 
 
 _SHARED = frozenset(
-    {
-        "map",
-        "reduce",
-        "matmul",
-        "transpose",
-        "reshape",
-        "expand",
-        "slice",
-        "concat",
-        "take",
-        "sizes",
-        "shape_of",
-        "cast",
-    }
+    {"map", "reduce", "matmul", "conv", "pool", "attention", "transpose", "reshape", "expand", "slice", "concat", "pad"}
+    | {"take", "sizes", "shape_of", "cast"}
 )
 
 

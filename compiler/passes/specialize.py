@@ -10,23 +10,24 @@ import numpy as np
 from compiler.dims import Dim
 from compiler.ir import Graph
 from compiler.reemit import reemit
+from compiler.solve import solve
 from compiler.types import TensorType, ValueType
 
 
 def specialize(graph: Graph, shapes: Sequence[tuple[int, ...]]) -> Graph:
     """`graph` for inputs of exactly these shapes: what guards forbid or an unknown rank hides is decided again."""
-    sizes: dict[str, int] = {}
-    for value, shape in zip(graph.inputs, shapes, strict=True):
-        if isinstance(value.type, TensorType) and value.type.shape is not None:
-            for size, number in zip(value.type.shape, shape, strict=True):
-                if isinstance(size, Dim) and size.is_symbol:
-                    sizes.setdefault(str(size), number)
+    tensors = [(v.type.shape, shape) for v, shape in zip(graph.inputs, shapes, strict=True) if _has_rank(v.type)]
+    sizes = solve(pair for sizes, numbers in tensors for pair in zip(sizes, numbers, strict=True))
     exact = {value.name: shape for value, shape in zip(graph.inputs, shapes, strict=True)}
     return reemit(
         graph,
         input_type=lambda value: _concrete_type(value.type, exact[value.name]),
         attribute=lambda item: substitute_sizes(item, sizes),
     )
+
+
+def _has_rank(type: ValueType) -> bool:
+    return isinstance(type, TensorType) and type.shape is not None
 
 
 def _concrete_type(type: ValueType, shape: tuple[int, ...]) -> ValueType:

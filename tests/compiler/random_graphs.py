@@ -565,9 +565,8 @@ class Maker:
         size = self.number(x.type.shape[axis])
         if not size:
             return
-        low = -size if isinstance(x.type.shape[axis], int) else 0
-        positions = self.rng.integers(low, size, self.pick(((3,), (), (2, 2), (0,))))
-        if isinstance(x.type.shape[axis], int) and self.chance():
+        positions = self.rng.integers(-size, size, self.pick(((3,), (), (2, 2), (0,), (1,))))
+        if self.chance():
             where = self.b.constant(np.asarray(positions), "positions")
         else:
             where = self.b.input("i", TensorType(dtypes.int64, positions.shape))
