@@ -6,6 +6,7 @@ What every rate is a percentage of; measured in the same process just before, be
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from functools import lru_cache
@@ -21,7 +22,7 @@ from backends.native.units import MatrixUnit
 from backends.native.units import select as select_unit
 from compiler import dtypes
 
-STEPS = 50_000
+STEPS = 200_000  # some 0.7 ms: long against the start of a thread
 ROUNDS = 8
 
 
@@ -35,11 +36,24 @@ def peak(dtype: str | dtypes.DType, threads: int = 1, target: Target | None = No
 
 
 def _elapsed(loop: PeakLoop, threads: int) -> float:
-    workers = [threading.Thread(target=loop) for _ in range(threads - 1)]
-    start = time.perf_counter()
+    if threads == 1:
+        start = time.perf_counter()
+        loop()
+        return time.perf_counter() - start
+    barrier = threading.Barrier(threads + 1)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+
+    def work(number: int) -> None:
+        if cores:  # the scheduler may leave a new thread on its parent's core for milliseconds
+            os.sched_setaffinity(0, {cores[number % len(cores)]})
+        barrier.wait()
+        loop()
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
     for worker in workers:
         worker.start()
-    loop()
+    barrier.wait()
+    start = time.perf_counter()
     for worker in workers:
         worker.join()
     return time.perf_counter() - start
