@@ -17,6 +17,9 @@ from functools import lru_cache, reduce
 from types import CodeType
 from typing import Any, Union
 
+from compiler import intervals
+from compiler.intervals import Bounds
+
 Size = Union[int, "Dim"]
 _Monomial = tuple["Atom", ...]
 
@@ -104,16 +107,16 @@ class Dim:
 
     def __floordiv__(self, other: Size) -> Size:
         exact = divide_exactly(self, other)
-        return exact if exact is not None else _atom("({} // {})", self, other, _quotient_bounds)
+        return exact if exact is not None else _atom("({} // {})", self, other, intervals.quotient)
 
     def __rfloordiv__(self, other: int) -> Size:
-        return _atom("({} // {})", other, self, _quotient_bounds)
+        return _atom("({} // {})", other, self, intervals.quotient)
 
     def __mod__(self, other: Size) -> Size:
-        return 0 if divide_exactly(self, other) is not None else _atom("({} % {})", self, other, _remainder_bounds)
+        return 0 if divide_exactly(self, other) is not None else _atom("({} % {})", self, other, intervals.remainder)
 
     def __rmod__(self, other: int) -> Size:
-        return _atom("({} % {})", other, self, _remainder_bounds)
+        return _atom("({} % {})", other, self, intervals.remainder)
 
     def __bool__(self) -> bool:
         return not equal(self, 0)
@@ -150,13 +153,13 @@ def symbol(name: str) -> Dim:
 def minimum(a: Size, b: Size) -> Size:
     """The smaller of two sizes."""
     low, high = _bounds(a - b)
-    return a if high <= 0 else b if low >= 0 else _atom("min({}, {})", a, b, _pairwise(min))
+    return a if high <= 0 else b if low >= 0 else _atom("min({}, {})", a, b, intervals.pairwise(min))
 
 
 def maximum(a: Size, b: Size) -> Size:
     """The larger of two sizes."""
     low, high = _bounds(a - b)
-    return a if low >= 0 else b if high <= 0 else _atom("max({}, {})", a, b, _pairwise(max))
+    return a if low >= 0 else b if high <= 0 else _atom("max({}, {})", a, b, intervals.pairwise(max))
 
 
 def ceil_div(a: Size, b: int) -> Size:
@@ -254,16 +257,13 @@ def _combine(a: Size, b: Size, sign: int) -> Size:
     return _make(total)
 
 
-_Bounds = tuple[float, float]
-
-
-def _atom(template: str, a: Size, b: Size, bounds: Callable[[_Bounds, _Bounds], _Bounds]) -> Size:
+def _atom(template: str, a: Size, b: Size, bounds: Callable[[Bounds, Bounds], Bounds]) -> Size:
     code = template.format(*(f"({x})" if isinstance(x, Dim) and not x.is_symbol else x for x in (a, b)))
     names = frozenset().union(*(x.names for x in (a, b) if isinstance(x, Dim)))
     return Dim((((Atom(code, names, *bounds(_bounds(a), _bounds(b))),), 1),))
 
 
-def _bounds(size: Size) -> _Bounds:
+def _bounds(size: Size) -> Bounds:
     """Numbers that `size` is never less or greater than."""
     low: float = 0
     high: float = 0
@@ -273,32 +273,13 @@ def _bounds(size: Size) -> _Bounds:
     return low, high
 
 
-def _monomial_bounds(monomial: _Monomial) -> _Bounds:
+def _monomial_bounds(monomial: _Monomial) -> Bounds:
     if len(monomial) == 1:
         return monomial[0].low, monomial[0].high
     if any(atom.low < 0 for atom in monomial):
         return -math.inf, math.inf
     highs = [atom.high for atom in monomial]
     return math.prod(atom.low for atom in monomial), 0 if 0 in highs else math.prod(highs)
-
-
-def _pairwise(choose: Callable[[float, float], float]) -> Callable[[_Bounds, _Bounds], _Bounds]:
-    return lambda a, b: (choose(a[0], b[0]), choose(a[1], b[1]))
-
-
-def _quotient_bounds(a: _Bounds, b: _Bounds) -> _Bounds:
-    if b[0] != b[1]:
-        return (0, a[1]) if a[0] >= 0 and b[0] >= 0 else (-math.inf, math.inf)
-    if b[0] == 0:
-        raise ZeroDivisionError("a size is divided by zero")
-    ends = [x // b[0] if math.isfinite(x) else x * b[0] for x in a]
-    return min(ends), max(ends)
-
-
-def _remainder_bounds(a: _Bounds, b: _Bounds) -> _Bounds:
-    if b == (0, 0):
-        raise ZeroDivisionError("a size is divided by zero")
-    return 0 if b[0] >= 0 else b[0] + 1, 0 if b[1] <= 0 else b[1] - 1  # the sign is the divisor's
 
 
 def _positive(size: Size) -> bool:

@@ -12,6 +12,7 @@ from compiler.dims import Size
 from compiler.errors import ShapeError
 from compiler.expr import arg, const
 from compiler.ir import Node
+from compiler.kernels import MoveSpec
 from compiler.op import REQUIRED, Call, Sample, op
 from compiler.types import TensorType
 
@@ -154,7 +155,17 @@ class Take:
         return np.take(data, np.asarray(index, np.int64), axis=axis)
 
     def lower(node: Node, low: Lowering) -> None:
-        low.take(node.inputs[0], node.inputs[1], node.attrs["axis"] % node.inputs[0].type.rank, node.output)
+        source, index = (low.dense(low.view(value)) for value in node.inputs)
+        axis = node.attrs["axis"] % len(source.shape)
+        positions = low.reshaped(index, (dims.product(index.shape),))
+        outer, inner = dims.product(source.shape[:axis]), dims.product(source.shape[axis + 1 :])
+        target = low.allocate(node.output)
+        if any(size == 0 for size in target.shape):
+            return
+        flat = low.reshaped(source, (outer, source.shape[axis], inner))
+        result = low.reshaped(target, (outer, positions.shape[0], inner))
+        spec = MoveSpec("take", flat.dtype.bytes, 3, positions.dtype, ("unit", "unit"), ("unit",))
+        low.call(spec, [flat, positions], [result])
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         data = rng.standard_normal((4, 5, 3)).astype(np.float32)

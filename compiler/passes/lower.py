@@ -221,20 +221,6 @@ class Lowering:
         split = self.reshaped(view, shape)
         return self.dense(views.transpose(split, [0, *range(3, rank + 1), 2, 1]))
 
-    def take(self, data: Value, index: Value, axis: int, out: Value) -> None:
-        """Append a gather of slices along `axis`."""
-        source = self.dense(self.view(data))
-        positions = self.reshaped(self.dense(self.view(index)), (dims.product(index.type.shape),))
-        shape = source.shape
-        outer, inner = dims.product(shape[:axis]), dims.product(shape[axis + 1 :])
-        target = self.allocate(out)
-        if any(size == 0 for size in target.shape):
-            return
-        flat = self.reshaped(source, (outer, shape[axis], inner))
-        result = self.reshaped(target, (outer, positions.shape[0], inner))
-        spec = MoveSpec("take", flat.dtype.bytes, 3, positions.dtype, ("unit", "unit"), ("unit",))
-        self.call(spec, [flat, positions], [result])
-
     def _host_reason(self, node: Node) -> str:
         """Why a core op must run as a Host step after all; '' where a kernel serves it."""
         if node.op in _COMPUTING:
