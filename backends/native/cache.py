@@ -102,3 +102,7 @@ def generator_digest() -> str:
             digest.update(path.relative_to(root).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+# Now, not when first asked: sources edited while a process runs must not stand for the code it imported.
+generator_digest()
