@@ -5,9 +5,11 @@ from __future__ import annotations
 import _thread
 import gc
 import operator
+import signal
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -174,6 +176,15 @@ def test_plans_may_be_forgotten_while_they_run() -> None:
     assert [row.runs for row in caller.run.rows()] == [4 * 40 * 3] * 2
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as an interactive Python has it: jobs in the background inherit "ignored"."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_that_waits_when_a_long_run_begins() -> None:
     caller = Caller(spins=200_000)
     x = np.arange(100, dtype=np.float64)

@@ -30,6 +30,7 @@ import numpy as np
 from backends.native.team import team
 from tests.backends.native.programs import TestKernel, executable, program
 TWO = np.array([2.0])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background inherit "ignored"
 def slow(chunks, spins=20_000, threads=2):
     run = executable(program(chunks), TestKernel(spins=spins), threads=threads)
     x = np.arange(chunks, dtype=np.float64)
