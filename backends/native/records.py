@@ -56,10 +56,12 @@ ARENA = Record("busy", "base", "bytes")
 
 # The thread team. `claim` is limit << 48 | low << 24 | high: chunks low..high-1 of `step` are free, for threads
 # numbered below limit. `finished` counts the chunks workers have ended, ever; `run` counts runs. The rest describes
-# the run: thread i's scratch is scratch + i * stride. `environment` holds the caller's floating point environment.
+# the run: thread i's scratch is scratch + i * stride. `environment` holds the caller's floating point environment,
+# `began` when the last run began.
 TEAM = Record(
     "claim", *(f"_a{i}" for i in range(15)), "finished", *(f"_b{i}" for i in range(15)), "lock", "step", "run", "slots",
     "scratch", "stride", "stop", "workers", "records", "environment",
+    "began",
 )  # fmt: skip
 
 # One worker, two cache lines apart from the next. `parked` is its futex, 1 while it sleeps or is about to; `number` is
