@@ -15,14 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 from llvmlite import ir
 
 from backends.native import units
 from backends.native.access import cost, kernel_name, operand_words
 from backends.native.attention_emission import AttentionEmission, Shape
 from backends.native.causal import GROUP, reach
-from backends.native.kernel import Arguments
+from backends.native.kernel import Arguments, UnpackedReads
 from backends.native.loops import CHUNKS_PER_THREAD, byte_strides, product, rows_per_chunk
 from backends.native.target import Target
 from compiler.canonical import LANES
@@ -34,7 +33,7 @@ EXP_NS = 3.0  # about, for a vector of weights
 
 
 @dataclass(frozen=True)
-class AttentionKernel:
+class AttentionKernel(UnpackedReads):
     """The NativeKernel of an AttentionSpec."""
 
     spec: AttentionSpec
@@ -114,18 +113,6 @@ class AttentionKernel:
     def _item_ns(self, rows: int, keys: int, elements: int) -> float:
         lanes = self.shape.unit.n
         return rows * keys / lanes * (0.15 * elements + EXP_NS + 0.2 * cost([self.spec.score]))
-
-    def packed_reads(self, call: KernelCall) -> tuple[int, ...]:
-        """K and V are packed in the call."""
-        return ()
-
-    def pack(self, call: KernelCall, read: int, array: np.ndarray) -> np.ndarray:
-        """The array itself."""
-        return array
-
-    def pack_key(self, call: KernelCall, read: int) -> str:
-        """No layout of its own."""
-        return ""
 
 
 def select(call: KernelCall, target: Target) -> AttentionKernel:

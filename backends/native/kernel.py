@@ -62,6 +62,22 @@ class NativeKernel(Protocol):
         """Names the packed layout: one weight packed twice under the same key is shared."""
 
 
+class UnpackedReads:
+    """The packing part of NativeKernel for kernels that read every operand as it is."""
+
+    def packed_reads(self, call: KernelCall) -> tuple[int, ...]:
+        """None."""
+        return ()
+
+    def pack(self, call: KernelCall, read: int, array: np.ndarray) -> np.ndarray:
+        """The array itself."""
+        return array
+
+    def pack_key(self, call: KernelCall, read: int) -> str:
+        """No layout of its own."""
+        return ""
+
+
 class ArgumentReader:
     """Reads an argument block at the top of a kernel: in the order `Arguments.words` was written."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from llvmlite import ir
 
 from backends.native.access import (
@@ -24,7 +23,7 @@ from backends.native.access import (
 )
 from backends.native.emitter import ExprEmitter
 from backends.native.hoist import Hoisted
-from backends.native.kernel import I64, ArgumentReader, Arguments, declare_kernel
+from backends.native.kernel import I64, ArgumentReader, Arguments, UnpackedReads, declare_kernel
 from backends.native.loops import (
     CHUNK_NS,
     CHUNKS_PER_THREAD,
@@ -49,7 +48,7 @@ SHORTEST_PIECE = 1024  # elements; the last axis is not split finer
 
 
 @dataclass(frozen=True)
-class MapKernel:
+class MapKernel(UnpackedReads):
     """The NativeKernel of a MapSpec."""
 
     spec: MapSpec
@@ -97,18 +96,6 @@ class MapKernel:
             return 1, inner
         piece = -(-inner // pieces + 63) // 64 * 64
         return -(-inner // piece), piece
-
-    def packed_reads(self, call: KernelCall) -> tuple[int, ...]:
-        """Maps read everything as it is."""
-        return ()
-
-    def pack(self, call: KernelCall, read: int, array: np.ndarray) -> np.ndarray:
-        """The array itself."""
-        return array
-
-    def pack_key(self, call: KernelCall, read: int) -> str:
-        """No layout of its own."""
-        return ""
 
 
 class _MapEmission:

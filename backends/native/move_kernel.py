@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from llvmlite import ir
 
-from backends.native.kernel import I64
+from backends.native.kernel import I64, UnpackedReads
 from backends.native.target import Target
 from backends.native.vectors import llvm_type
 from compiler.dtypes import DType
-from compiler.kernels import KernelCall, MoveSpec
+from compiler.kernels import MoveSpec
 
 
 @dataclass(frozen=True)
-class MoveKernel:
+class MoveKernel(UnpackedReads):
     """The NativeKernel of a MoveSpec but for `emit` and `arguments`."""
 
     spec: MoveSpec
@@ -29,18 +28,6 @@ class MoveKernel:
         """The type of the indices of a gather or scatter."""
         assert self.spec.index is not None, f"{self.spec.kind} needs an index type"
         return self.spec.index
-
-    def packed_reads(self, call: KernelCall) -> tuple[int, ...]:
-        """Moves read everything as it is."""
-        return ()
-
-    def pack(self, call: KernelCall, read: int, array: np.ndarray) -> np.ndarray:
-        """The array itself."""
-        return array
-
-    def pack_key(self, call: KernelCall, read: int) -> str:
-        """No layout of its own."""
-        return ""
 
 
 def load_index(builder: ir.IRBuilder, pointer: ir.Value, dtype: DType, available: ir.Value) -> ir.Value:

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 from llvmlite import ir
 
 from backends.native import reduce_column, reduce_row
 from backends.native.access import kernel_name, operand_words, vector_lanes, vector_ns
-from backends.native.kernel import Arguments
+from backends.native.kernel import Arguments, UnpackedReads
 from backends.native.loops import CHUNK_NS, CHUNKS_PER_THREAD, byte_strides, product, rows_per_chunk
 from backends.native.reduce_plan import PIECE, ReducePlan, plan
 from backends.native.target import Target
@@ -28,7 +27,7 @@ ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
-class ReduceKernel:
+class ReduceKernel(UnpackedReads):
     """The NativeKernel of a ReduceSpec."""
 
     spec: ReduceSpec
@@ -108,18 +107,6 @@ class ReduceKernel:
             dtype = self.plan.stages[stage].expr.dtype
             end += -(-elements * dtype.bytes // ALIGNMENT) * ALIGNMENT
         return offsets, end
-
-    def packed_reads(self, call: KernelCall) -> tuple[int, ...]:
-        """Reductions read everything as it is."""
-        return ()
-
-    def pack(self, call: KernelCall, read: int, array: np.ndarray) -> np.ndarray:
-        """The array itself."""
-        return array
-
-    def pack_key(self, call: KernelCall, read: int) -> str:
-        """No layout of its own."""
-        return ""
 
 
 def select(call: KernelCall, target: Target) -> ReduceKernel:

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from llvmlite import ir
 
 from backends.native.access import cost, kernel_name, operand_words
-from backends.native.kernel import Arguments
+from backends.native.kernel import Arguments, UnpackedReads
 from backends.native.loops import byte_strides, product, rows_per_chunk
 from backends.native.target import Target
 from backends.native.window_emission import WindowEmission
@@ -24,7 +23,7 @@ from compiler.kernels import KernelCall, WindowSpec
 
 
 @dataclass(frozen=True)
-class WindowKernel:
+class WindowKernel(UnpackedReads):
     """The NativeKernel of a WindowSpec."""
 
     spec: WindowSpec
@@ -73,18 +72,6 @@ class WindowKernel:
         for view in (*call.reads[2 if spec.fn == "dot" else 1 :], *call.writes):
             words += byte_strides(view, range(spatial + 1), size)
         return Arguments(tuple(words), max(1, -(-rows // per_chunk)))
-
-    def packed_reads(self, call: KernelCall) -> tuple[int, ...]:
-        """Weights are read as they are."""
-        return ()
-
-    def pack(self, call: KernelCall, read: int, array: np.ndarray) -> np.ndarray:
-        """The array itself."""
-        return array
-
-    def pack_key(self, call: KernelCall, read: int) -> str:
-        """No layout of its own."""
-        return ""
 
 
 def whole_windows(out: int, kernel: int, stride: int, dilation: int, pad: int, extent: int) -> tuple[int, int]:

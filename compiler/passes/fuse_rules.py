@@ -155,23 +155,36 @@ def reduce_into_map(fusion: Fusion, i: int, node: Node, inner: Node) -> Node | N
     from_elements = {v.name for v in inner.outputs[:split]} & {v.name for v in node.inputs if v is not None}
     if (spans_rows and (from_elements or uses_index(node.attrs["outputs"]))) or not _rows_usable(inner, node):
         return None
-    made = dict(zip((v.name for v in inner.outputs), (*attrs["elements"], *attrs["rows"]), strict=True))
-    operands = Operands(inner.inputs)
-    replacements = {}
-    for j, value in enumerate(node.inputs):
-        assert value is not None
-        replacements[j] = made.get(value.name) or arg(operands.number(value), value.type.dtype)  # type: ignore[union-attr]
+    operands, replacements = _spliced(node, inner)
     if len(operands.values) > MAX_OPERANDS:
         return None
     fresh = rewire(node.attrs["outputs"], replacements)
-    wanted = {value.name for value in fusion.still_wanted(inner, i)}
-    elements = [(v, e) for v, e in zip(inner.outputs[:split], attrs["elements"], strict=True) if v.name in wanted]
-    rows = [(v, e) for v, e in zip(inner.outputs[split:], attrs["rows"], strict=True) if v.name in wanted]
+    elements, rows = _wanted_outputs(fusion, i, inner)
     if rows and not attrs["keepdims"] and spans_rows:
         return None
     target = rows if spans_rows else elements
     target.extend(zip(node.outputs, fresh, strict=True))
     return reduce_node(operands, attrs["stages"], elements, rows, attrs, places(inner, node), keepdims=spans_rows)
+
+
+def _spliced(node: Node, inner: Node) -> tuple[Operands, dict[int, Expr]]:
+    """The operands of reduce `inner` and whatever else `node` reads, and `node`'s operands as expressions of them."""
+    made = dict(zip((v.name for v in inner.outputs), (*inner.attrs["elements"], *inner.attrs["rows"]), strict=True))
+    operands = Operands(inner.inputs)
+    replacements: dict[int, Expr] = {}
+    for j, value in enumerate(node.inputs):
+        assert value is not None
+        replacements[j] = made.get(value.name) or arg(operands.number(value), value.type.dtype)  # type: ignore[union-attr]
+    return operands, replacements
+
+
+def _wanted_outputs(fusion: Fusion, i: int, inner: Node) -> tuple[list[tuple[Value, Expr]], list[tuple[Value, Expr]]]:
+    """The element and row outputs of reduce `inner` that somebody besides node `i` needs."""
+    split = len(inner.attrs["elements"])
+    wanted = {value.name for value in fusion.still_wanted(inner, i)}
+    elements = zip(inner.outputs[:split], inner.attrs["elements"], strict=True)
+    rows = zip(inner.outputs[split:], inner.attrs["rows"], strict=True)
+    return [p for p in elements if p[0].name in wanted], [p for p in rows if p[0].name in wanted]
 
 
 def _rows_usable(inner: Node, node: Node) -> bool:
@@ -218,18 +231,10 @@ def reduce_into_reduce(fusion: Fusion, i: int, node: Node, inner: Node) -> Node 
         or len(a["stages"]) + len(b["stages"]) > MAX_STAGES
     ):
         return None
-    split = len(a["elements"])
-    wanted = {value.name for value in fusion.still_wanted(inner, i)}
-    elements = [(v, e) for v, e in zip(inner.outputs[:split], a["elements"], strict=True) if v.name in wanted]
-    rows = [(v, e) for v, e in zip(inner.outputs[split:], a["rows"], strict=True) if v.name in wanted]
+    elements, rows = _wanted_outputs(fusion, i, inner)
     if rows and b["rows"] and a["keepdims"] != b["keepdims"]:
         return None
-    made = dict(zip((v.name for v in inner.outputs), (*a["elements"], *a["rows"]), strict=True))
-    operands = Operands(inner.inputs)
-    replacements = {}
-    for j, value in enumerate(node.inputs):
-        assert value is not None
-        replacements[j] = made.get(value.name) or arg(operands.number(value), value.type.dtype)  # type: ignore[union-attr]
+    operands, replacements = _spliced(node, inner)
     if len(operands.values) > MAX_OPERANDS:
         return None
     later = rebuild_reduce(_renumber_stages(node, len(a["stages"])), operands, replacements, places(inner, node))
