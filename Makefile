@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 # One target after the other, whatever -j says: CI reads the last line.
 .NOTPARALLEL:
-.PHONY: demo test test-slow test-exhaustive lint format bench docs clean
+.PHONY: demo test test-slow fuzz test-exhaustive lint format bench docs clean
 
 demo: $(READY)
 	$(RUN) -m bench.demo
@@ -15,6 +15,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m slow
+
+# Finds what nobody has met yet, so it decides no change: what it finds becomes a test.
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m fuzz
 
 test-exhaustive: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m exhaustive

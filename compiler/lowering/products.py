@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from compiler import dtypes, views
+from compiler import dims, dtypes, views
 from compiler.dtypes import DType
 from compiler.expr import Expr, arg, cast, index, stat, transform
 from compiler.ir import Node
@@ -110,7 +110,7 @@ def gemm_spec(
         batch_rank=batch_rank,
         a_axis="row" if window else matrix_axis(a),
         b_axis=matrix_axis(b),
-        constant_b=low.is_weight(b),
+        constant_b=low.is_weight(b) and dims.is_static(b.shape),  # not if repeated over a named batch size
         epilogue=tuple(epilogue),
         epilogue_inputs=tuple(view.dtype for view in extras),
         epilogue_classes=tuple(stride_class(view.strides[-1]) for view in extras),

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import compiler.ops  # noqa: F401 - fills the registry
+from backends.native.executable import Executable
+from backends.native.target import host
 from backends.reference.emulator import EmulatedExecutable
 from compiler import dtypes
 from compiler.builder import Builder
@@ -16,7 +18,8 @@ from compiler.ir import Graph
 from compiler.kernels import HostCall, computes
 from compiler.op import REGISTRY, Op, Sample
 from compiler.pipeline import lower_graph
-from compiler.types import of_array
+from compiler.types import TensorType, of_array
+from runtime.options import Options
 
 
 def cases() -> list[object]:
@@ -85,3 +88,17 @@ def assert_close(found: np.ndarray, expected: np.ndarray, units: float, epsilon:
     assert np.array_equal(np.isnan(found), np.isnan(expected))
     with np.errstate(invalid="ignore"):
         assert np.all((np.abs(found - expected) <= units * epsilon * scale) | (found == expected) | np.isnan(expected))
+
+
+def test_a_weight_repeated_over_a_named_size_is_not_packed_ahead() -> None:
+    builder = Builder()
+    n = builder.claim_symbol("n")
+    a = builder.input("a", TensorType(dtypes.float32, (n, 2, 2)))
+    b = builder.emit("expand", builder.constant(np.eye(2, dtype=np.float32), "w"), builder.sizes([n, 2, 2]))
+    scale = builder.emit("transpose", b, perm=(0, 2, 1))
+    graph = builder.finish([builder.emit("matmul", a, scale)])
+    x = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    (found,) = EmulatedExecutable(lower_graph(graph), "truth").run([x])
+    assert np.array_equal(found, x)
+    native = Executable(lower_graph(graph), host(), Options(threads=1, cache_dir=None))
+    assert np.array_equal(native.run([x])[0], x)

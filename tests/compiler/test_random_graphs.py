@@ -112,7 +112,7 @@ def test_native_gives_the_emulated_bits(case: Case) -> None:
     check_native(case)
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @settings(BUDGET, max_examples=20000)
 @given(cases(max_steps=14))
 def test_many_passes(case: Case) -> None:
@@ -120,7 +120,7 @@ def test_many_passes(case: Case) -> None:
     check_specialized(case)
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @settings(BUDGET, max_examples=500)
 @given(cases(max_steps=10))
 def test_many_native(case: Case) -> None:
