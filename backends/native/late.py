@@ -47,7 +47,7 @@ class Settling:
         check_guards(ready, self.sizes)
 
     def _evaluate(self, node: Node) -> bool:
-        if not names_in(node.attrs) <= self.sizes.keys():
+        if not names_in(node) <= self.sizes.keys():
             return False
         operands = [None if value is None else self._operand(node, i, value) for i, value in enumerate(node.inputs)]
         if any(o is None and value is not None for o, value in zip(operands, node.inputs, strict=True)):
@@ -122,14 +122,7 @@ def concrete(value: Any, sizes: Mapping[str, int]) -> Any:
     return value
 
 
-def names_in(value: Any) -> frozenset[str]:
-    """Every size name an attribute mentions."""
-    if isinstance(value, Dim):
-        return value.names
-    if isinstance(value, Node):
-        return names_in(value.attrs)
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, np.ndarray):
-        value = tuple(value.flat) if value.dtype == object else ()
-    return frozenset().union(*map(names_in, value)) if isinstance(value, tuple) else frozenset()
+def names_in(node: Node) -> frozenset[str]:
+    """Every size name a node's attributes mention, those of a node among them included."""
+    inner = (names_in(item) for item in node.attrs.values() if isinstance(item, Node))
+    return dims.names_in(node.attrs).union(*inner)
