@@ -191,11 +191,14 @@ def sliding_windows(
 class Attention:
     """softmax over keys of score(q . k), times v: q [.., L, E], k [.., S, E], v [.., S, Ev] (kernels.AttentionSpec).
 
-    Batch axes broadcast. In `score`, index(rank - 2) is the query's position and index(rank - 1) the key's.
+    Batch axes broadcast. In `score`, index(rank - 2) is the query's position and index(rank - 1) the key's. v and the
+    result may be wider or narrower than q and k where all sums are of one type (float16 with float32).
     """
 
     def infer(call: Call) -> list[TensorType]:
-        dtype = call.same_dtype(0, 1, 2)
+        dtype, products = call.tensor(2).dtype, call.same_dtype(0, 1)
+        if accumulator(products) != accumulator(dtype):
+            call.dtype_error(f"q and k are {products}, v is {dtype}: sums in two types; insert a cast")
         q, k, v = (call.tensor(i).shape for i in range(3))
         if q is None or k is None or v is None:
             return [TensorType(dtype, None)]
@@ -225,7 +228,7 @@ class Attention:
             weights = np.exp(scores - np.where(np.isneginf(top), 0, top))
             total = weights.sum(axis=-1, keepdims=True)
             weights = np.where(without_weight(total, zero_rows), 0, weights / total)
-        return np.matmul(weights, v.astype(np.float64)).astype(q.dtype)
+        return np.matmul(weights, v.astype(np.float64)).astype(v.dtype)
 
     def lower(node: Node, low: Lowering) -> None:
         lower_attention(node, low)
@@ -239,6 +242,8 @@ class Attention:
         yield Sample((*heads, draw(2, 1, 1, 6)), {"score": dot * 0.35 + bias}, 32)
         causal = apply("select", apply("le", index(3), index(2)), dot * 0.5, dot * 0.0 + float("-inf"))
         yield Sample(heads, {"score": causal}, 32, "causal")
+        narrow = (*(x.astype(np.float16) for x in heads[:2]), heads[2])
+        yield Sample(narrow, {"score": dot * 0.35}, 32, "mixed types")
         for zero_rows in ("none", "empty", "undefined"):
             hidden = apply("select", apply("lt", index(3), index(2) - 2), dot, dot * 0.0 + float("-inf"))
             yield Sample(heads, {"score": hidden, "zero_rows": zero_rows}, 32, f"zero-{zero_rows}")

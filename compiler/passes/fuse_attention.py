@@ -69,6 +69,8 @@ def _match(fusion: Fusion, i: int, node: Node) -> _Pattern | None:
     if source is None:
         return None
     number, product_at, product = source
+    if accumulator(product.inputs[0].type.dtype) != accumulator(values.type.dtype):  # type: ignore[union-attr]
+        return None  # a kernel sums both products in one type
     rank = len(shape_of(product.output))
     if any(len(shape_of(v)) != rank for v in (*product.inputs[:2], values, node.output) if v is not None):
         return None

@@ -18,7 +18,6 @@ RANDOM = "the expected values are one draw of a generator ONNX does not specify"
 GRADIENT = "Gradient differentiates the graph: no function, no reference operator"
 HARNESS = "the suite compares a bare array with the list it expects; the onnx package's own evaluator fails it too"
 HALF = "the expected values were rounded to float16 after other steps than ours"
-MIXED = "attention is fused where the softmax is wider than its operands"
 
 FAILURES = {
     "test_attention_4d_causal_fp16_expanded": HALF,
@@ -33,10 +32,7 @@ FAILURES = {
     "test_if_opt": HARNESS,
     "test_loop16_seq_none": HARNESS,
 }
-NATIVE_FAILURES = FAILURES | {
-    "test_flexattention_fp16": MIXED,
-    "test_flexattention_fp16_expanded_ver26": MIXED,
-}
+NATIVE_FAILURES = FAILURES  # nothing fails natively alone
 
 
 def parameters(failures: dict[str, str]) -> list[Any]:

@@ -227,3 +227,15 @@ def test_two_attentions_may_share_their_keys() -> None:
     results = [head(b.input("q", TensorType(F32, (4, 8)))) for _ in range(2)]
     fused = agree(b.finish(results), draw(8, 6), draw(6, 5), draw(4, 8), draw(4, 8) + 1)
     assert ops(fused).count("attention") == 2
+
+
+@pytest.mark.parametrize(("values", "fuses"), [(F32, True), (dtypes.float64, False)])
+def test_attention_whose_softmax_is_wider_than_its_product(values: DType, fuses: bool) -> None:
+    b = Builder()
+    q, k = (b.input(name, TensorType(dtypes.float16, (2, 5, 4))) for name in "qk")
+    v = b.input("v", TensorType(values, (2, 5, 3)))
+    product = b.emit("matmul", q, b.emit("transpose", k, perm=(0, 2, 1)))
+    scores = b.emit("map", product, outputs=(cast(arg(0, dtypes.float16), values),))
+    graph = b.finish([b.emit("matmul", b.emit("softmax", scores), v)])
+    fused = agree(graph, *[np.rint(draw(2, 5, 4)).astype(np.float16)] * 2, draw(2, 5, 3).astype(values.numpy))
+    assert ("attention" in ops(fused)) == fuses
