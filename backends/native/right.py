@@ -29,7 +29,6 @@ class RightOperand:
             self.panel_bytes = self.context.panel_bytes(self.width, self.depth, size)
             frame.set("b_panel", self.panel_bytes)
         else:
-            frame.set("b_k", self.k_stride)
             frame.set("b_panel", I64(self.width * size))
 
     def item(self, b: ir.Value, n: ir.Value) -> None:
@@ -44,6 +43,7 @@ class RightOperand:
         if not context.spec.constant_b:
             self.is_stale = builder.or_(is_first, builder.icmp_signed("==", context.word["b_step"], I64(0)))
             step = builder.select(self.is_stale, I64(0), step)
+            context.frame.set("b_k", self.k_stride)  # the last panel of the block before may have been packed
         self.prefetch_step = step
         context.frame.set("prefetch_step", step)
 

@@ -107,6 +107,14 @@ def test_batches_broadcast(a_batch: tuple[int, ...], b_batch: tuple[int, ...], c
         assert_close(multiply(a, b, constant=constant, threads=threads)[0], a.astype(np.float64) @ b, 11)
 
 
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_few_rows_after_a_packed_last_panel(m: int) -> None:
+    a, b = random((3, m, 37), np.float32), random((3, 37, 200), np.float32)
+    found = multiply(a, b)[0]
+    for i in range(3):
+        assert_same(found[i], multiply(a[i], b[i])[0])
+
+
 def test_a_short_epilogue_reads_and_writes_every_stride_class() -> None:
     m, n, k = 21, 70, 8
     a, b = random((m, k), np.float32), random((k, n), np.float32)
