@@ -105,6 +105,9 @@ class GemmSpec:
     (N, output positions...), and the call's `params` are, per spatial axis, output size, kernel, stride, dilation,
     pad before, input size, each group over all axes in that order.
     `epilogue_classes`: stride class of each epilogue operand along N; `out_classes`: of each output along N.
+    With `ends` (int32 or int64) B is one matrix a group, (E, K, N), and the last read, of that type, says where each
+    group's rows of A end, (E,) ascending: rows [ends[e-1], ends[e]) take B[e], rows from the last end on are products
+    of nothing. Ends that descend or lie outside 0..M are an error flag; `batch_rank` is 0.
     """
 
     a: DType
@@ -119,6 +122,7 @@ class GemmSpec:
     epilogue_classes: tuple[str, ...]
     out_classes: tuple[str, ...]
     window: int = 0
+    ends: DType | None = None
 
 
 @dataclass(frozen=True)

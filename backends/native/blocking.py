@@ -45,7 +45,8 @@ class Blocking:
 @dataclass(frozen=True)
 class Product:
     """What blocking has to know about a call. `fresh_b`: B comes unpacked; `unit_b`: with unit stride along N;
-    `gathers`: A rows are copied into scratch first. K blocks are whole `segment`s."""
+    `gathers`: A rows are copied into scratch first. K blocks are whole `segment`s. The rows are shared out among
+    `groups` matrices B."""
 
     batch: int
     m: int
@@ -55,6 +56,7 @@ class Product:
     unit_b: bool
     gathers: bool
     segment: int = 1
+    groups: int = 1
 
 
 @lru_cache(maxsize=1024)
@@ -63,9 +65,9 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     mr, nr = grid.rows * unit.m, grid.columns * unit.n
     batch, m, n, k = max(product.batch, 1), max(product.m, 1), max(product.n, 1), max(product.k, 1)
     # Packing a panel pays once it is read often; in place, only whole panels with neighbours side by side will do.
-    pack_b = product.fresh_b and (not unit.in_place or not product.unit_b or m > 4 * mr)
+    pack_b = product.fresh_b and (not unit.in_place or not product.unit_b or m > 4 * mr * product.groups)
     columns_ns = k * -(-n // nr) * nr / (unit.n * unit.k * 2 * GIGAHERTZ)  # one row of A against all of B
-    read_ns = k * n * unit.b.bytes / BYTES_PER_NS
+    read_ns = k * n * unit.b.bytes * min(product.groups, m) / BYTES_PER_NS
     total_ns = batch * max(-(-m // unit.m) * columns_ns, read_ns)
     chunks = min(int(total_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD) if threads > 1 else 1
 

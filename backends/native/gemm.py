@@ -14,6 +14,7 @@ from backends.native.blocking import Blocking, Product, blocking
 from backends.native.form import HEADER, Shape
 from backends.native.gather import window_words
 from backends.native.gemv import CHAINS, GEMV_ROWS
+from backends.native.grouped import group_words
 from backends.native.indirect import ADDRESS
 from backends.native.kernel import Arguments
 from backends.native.macrokernel import MacroKernel
@@ -83,6 +84,7 @@ class GemmKernel:
         """See MacroKernel for the order of the words."""
         spec, unit = self.spec, self.matrix_unit
         a, b, *inputs = call.reads
+        ends = inputs.pop() if spec.ends else None
         batch = [size(extent) for extent in call.writes[0].shape[: spec.batch_rank]]
         m, n = (size(extent) for extent in call.writes[0].shape[-2:])
         k = size(b.shape[-2])
@@ -90,7 +92,7 @@ class GemmKernel:
         gathers = bool(spec.window) and not self.shape.indirect
         product = Product(
             prod(batch), m, n, k, not spec.constant_b, spec.b_axis == "row", gathers,
-            segment if self.shape.indirect else 1,
+            segment if self.shape.indirect else 1, size(ends.shape[0]) if ends else 1,
         )  # fmt: skip
         cut = blocking(unit, self.shape.grid, product, self.target, threads)
         items = cut.items(m, n, prod(batch))
@@ -119,6 +121,9 @@ class GemmKernel:
         for axis, extent in enumerate(batch):
             words += [extent, a_batch[axis], b_batch[axis]]
             words += [size(view.strides[axis]) * view.dtype.bytes for view in members]
+        if ends:
+            panels = -(-n // self.width) * self._panel_bytes(k)
+            words += group_words(ends, panels if spec.constant_b else size(b.strides[0]) * b.dtype.bytes, size)
         chunks = max(1, -(-items // cut.items_per_chunk))
         return Arguments(tuple(words), chunks, tile + packed_b + gathered + packed_a)
 
@@ -164,7 +169,8 @@ def select(call: KernelCall, target: Target) -> GemmKernel:
     spec = call.spec
     assert isinstance(spec, GemmSpec)
     unit, reason = select_unit(target, spec.a, spec.b, spec.acc)
-    m, n = call.writes[0].shape[-2:]
+    m: Size | None = call.writes[0].shape[-2] if spec.ends is None else None  # of a group, known only when running
+    n = call.writes[0].shape[-1]
     grid = unit.grid(n)
     width = grid.columns * unit.n
     narrow = -(-(n % width) // unit.n) if isinstance(n, int) and n % width else grid.columns
@@ -187,7 +193,7 @@ def _deserves_packing(call: KernelCall, target: Target) -> bool:
     return bool(n >= PACKED_N and m * k * a.dtype.bytes > target.l2)
 
 
-def _row_counts(unit: MatrixUnit, rows: int, m: Size) -> tuple[int, ...]:
+def _row_counts(unit: MatrixUnit, rows: int, m: Size | None) -> tuple[int, ...]:
     """Row counts of the micro-kernels for M rows: the grid's, then powers of two for what is left."""
     counts = [(rows >> shift) * unit.m for shift in range(rows.bit_length())]
     if not isinstance(m, int):

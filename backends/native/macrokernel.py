@@ -17,6 +17,7 @@ from backends.native.form import HEADER, Context, Shape
 from backends.native.frame import Frame, move
 from backends.native.gather import window_word_count
 from backends.native.gemv import panel_groups
+from backends.native.grouped import RowGroups
 from backends.native.kernel import I8, I64, ArgumentReader, declare_kernel
 from backends.native.left import LeftOperand
 from backends.native.loops import Values, chunk_range, counted_loop, smaller
@@ -53,6 +54,7 @@ class MacroKernel:
             self.members.append(reader.pointer(I8))
             frame.set_strides(number, reader.integer(), reader.integer())
         self.batch = [[reader.integer() for _ in range(3 + len(members))] for _ in range(spec.batch_rank)]
+        self.groups = RowGroups(reader, spec.ends, word["m"], word["k"]) if spec.ends else None
         self.finish = self.epilogue.define(module, f"{name}_epilogue")
         self._micro: dict[str, tuple[MicroKernel, ir.Function]] = {}
 
@@ -89,6 +91,20 @@ class MacroKernel:
         a, b, *members = self._batch_bases(batch)
         for number, base in enumerate(members):
             self.context.frame.set_base(number, base)
+        if self.groups is None:
+            self._rows(a, b, m_first, m_end)
+            return []
+
+        def group(offset: ir.Value, start: ir.Value, stop: ir.Value, depth: ir.Value) -> None:
+            word["k"] = depth
+            self._rows(a, move(builder, b, offset), start, stop)
+
+        self.groups.each(builder, m_first, m_end, group)
+        return []
+
+    def _rows(self, a: ir.Value, b: ir.Value, m_first: ir.Value, m_end: ir.Value) -> None:
+        """The item's columns of rows [m_first, m_end) of the matrix at `a`, times the matrix at `b`."""
+        builder, word = self.context.builder, self.context.word
         self.right.item(b, self.n_first)
 
         def block(m: ir.Value, _: Values) -> Values:
@@ -98,7 +114,6 @@ class MacroKernel:
             return []
 
         counted_loop(builder, m_first, m_end, word["block_rows"], [], block)
-        return []
 
     def _batch_bases(self, batch: ir.Value) -> list[ir.Value]:
         builder = self.context.builder

@@ -16,9 +16,10 @@ from compiler import canonical, dtypes
 from compiler.dims import Size
 from compiler.evaluate import Mode, evaluate
 from compiler.expr import Expr, arg
-from compiler.kernels import AttentionSpec, GemmSpec, KernelCall, MapSpec, MoveSpec, ReduceSpec, WindowSpec
+from compiler.kernels import AttentionSpec, GemmSpec, KernelCall, MapSpec, MoveSpec, ReduceSpec, ScatterSpec, WindowSpec
 from compiler.mathlib.exact import fma32, fma64
 from compiler.ops.core_compute import position, reduce_array
+from compiler.ops.core_grouped import row_groups
 from compiler.ops.core_products import without_weight
 
 Arrays = Sequence[np.ndarray]
@@ -98,9 +99,20 @@ def _product(a: np.ndarray, b: np.ndarray, acc: np.dtype, mode: Mode) -> np.ndar
     return np.matmul(a.astype(wide), b.astype(wide)).astype(acc)
 
 
+def _grouped_product(a: np.ndarray, b: np.ndarray, ends: np.ndarray, acc: np.dtype, mode: Mode) -> np.ndarray:
+    """Each group's rows times its matrix, zeros behind the last group."""
+    total = np.zeros((a.shape[0], b.shape[-1]), acc)
+    for rows, matrix in zip(row_groups(ends, a.shape[0]), b, strict=True):
+        total[rows] = _product(a[rows], matrix, acc, mode)
+    return total
+
+
 def _gemm(spec: GemmSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
     a = _columns(reads[0], spec, params) if spec.window else reads[0]
-    total = _product(a, reads[1], spec.acc.numpy, mode)
+    if spec.ends:
+        total = _grouped_product(a, reads[1], reads[-1], spec.acc.numpy, mode)
+    else:
+        total = _product(a, reads[1], spec.acc.numpy, mode)
 
     def leaf(node: Expr) -> np.ndarray:
         return reads[node.value + 1] if node.value else total

@@ -101,6 +101,7 @@ def gemm_spec(
     acc: DType,
     batch_rank: int,
     window: int = 0,
+    ends: DType | None = None,
 ) -> GemmSpec:
     """The spec of a product on these views."""
     return GemmSpec(
@@ -116,7 +117,23 @@ def gemm_spec(
         epilogue_classes=tuple(stride_class(view.strides[-1]) for view in extras),
         out_classes=tuple(stride_class(view.strides[-1]) for view in outs),
         window=window,
+        ends=ends,
     )
+
+
+def lower_grouped_matmul(node: Node, low: Lowering) -> None:
+    """Rows of A times the matrix of their group, with an epilogue."""
+    a, b, ends = (low.view(v) for v in node.inputs[:3])
+    shape = node.output.type.shape
+    extras = [low.broadcast_view(v, shape) for v in node.inputs[3:]]
+    outs = [low.allocate(value) for value in node.outputs]
+    if any(size == 0 for size in shape):
+        return
+    acc = accumulator(a.dtype)
+    a, b = computed(low, a, acc), computed(low, b, acc)
+    epilogue = node.attrs["epilogue"] or (cast(arg(0, acc), outs[0].dtype),)
+    spec = gemm_spec(low, a, b, extras, outs, epilogue, acc, 0, ends=ends.dtype)
+    low.call(spec, [a, b, *extras, ends], outs)
 
 
 def matrix_axis(view: View) -> str:

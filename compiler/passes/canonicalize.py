@@ -62,7 +62,7 @@ def _key(node: Node, inputs: tuple[Value | None, ...]) -> Any:
 
 _SHARED = frozenset(
     {"map", "reduce", "matmul", "conv", "pool", "attention", "transpose", "reshape", "expand", "slice", "concat", "pad"}
-    | {"take", "sizes", "shape_of", "cast"}
+    | {"take", "sizes", "shape_of", "cast", "grouped_matmul"}
 )
 
 

@@ -115,6 +115,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("map", "reduce"): fuse_rules.reduce_into_map,
     ("reduce", "reduce"): fuse_rules.reduce_into_reduce,
     ("map", "matmul"): fuse_rules.product_into_map,
+    ("map", "grouped_matmul"): fuse_rules.product_into_map,
     ("map", "conv"): fuse_rules.product_into_map,
 }
 

@@ -31,13 +31,16 @@ def spec_of(
     epilogue: tuple[Expr, ...],
     constant: bool,
     window: int = 0,
+    ends: np.ndarray | None = None,
 ) -> GemmSpec:
     """The spec of a product of arrays already broadcast to their batch axes."""
     kind = dtypes.from_numpy(b.dtype)
+    batch = b.ndim - 2 if ends is None else 0
     return GemmSpec(
-        kind, kind, kind, b.ndim - 2, "general" if window else axis_of(a), axis_of(b), constant, epilogue,
+        kind, kind, kind, batch, "general" if window else axis_of(a), axis_of(b), constant, epilogue,
         tuple(dtypes.from_numpy(o.dtype) for o in operands), tuple(harness.stride_class(o) for o in operands),
         tuple("general" if harness.stride_class(o) == "broadcast" else harness.stride_class(o) for o in outs), window,
+        dtypes.from_numpy(ends.dtype) if ends is not None else None,
     )  # fmt: skip
 
 
@@ -55,32 +58,35 @@ def multiply(
     window: int = 0,
     params: Sequence[int] = (),
     shape: Sequence[int] | None = None,
+    ends: np.ndarray | None = None,
+    status: int = 0,
 ) -> tuple[np.ndarray, ...]:
     """Run the product; every output lies between canaries that are checked. `symbolic`: select the kernel as if M and
-    N were not known."""
+    N were not known; `ends`: of groups of rows; `status`: what the kernel must report."""
     target = target or host()
-    batch = np.broadcast_shapes(a.shape[: b.ndim - 2], b.shape[:-2])
-    if not window:
-        a = np.broadcast_to(a, (*batch, *a.shape[-2:]))
-    b = np.broadcast_to(b, (*batch, *b.shape[-2:]))
+    batch = np.broadcast_shapes(a.shape[: b.ndim - 2], b.shape[:-2]) if ends is None else ()
+    if ends is None:
+        a = a if window else np.broadcast_to(a, (*batch, *a.shape[-2:]))
+        b = np.broadcast_to(b, (*batch, *b.shape[-2:]))
     shape = tuple(shape or (*batch, a.shape[-2], b.shape[-1]))
     operands = [np.broadcast_to(o, shape) for o in operands]
     kinds = [e.dtype.numpy for e in epilogue] or [b.dtype]
     outs = [harness.guarded(shape, kind, out_order) for kind in kinds]
-    spec = spec_of(a, b, operands, [out for out, _ in outs], epilogue, constant, window)
-    arrays = [a, b, *operands, *(out for out, _ in outs)]
+    spec = spec_of(a, b, operands, [out for out, _ in outs], epilogue, constant, window, ends)
+    read = [a, b, *operands, *([] if ends is None else [ends])]
+    arrays = [*read, *(out for out, _ in outs)]
     views = [harness.view_of(array, f"b{i}") for i, array in enumerate(arrays)]
-    reads, writes = tuple(views[: 2 + len(operands)]), tuple(views[2 + len(operands) :])
+    reads, writes = tuple(views[: len(read)]), tuple(views[len(read) :])
     call = KernelCall(spec, reads, writes, tuple(params))
     if symbolic:
         unknown = (*shape[:-2], symbol("m"), symbol("n"))
         asked = replace(call, writes=tuple(replace(view, shape=unknown) for view in writes))
     kernel = _kernel(gemm.select(asked if symbolic else call, target))
-    for read in kernel.packed_reads(call):
-        arrays[read] = kernel.pack(call, read, arrays[read])
+    for packed in kernel.packed_reads(call):
+        arrays[packed] = kernel.pack(call, packed, arrays[packed])
     planned = kernel.arguments(call, int, threads)
     memory = {view.buffer: array for view, array in zip(views, arrays, strict=True)}
-    assert harness.execute(kernel, target, planned, memory) == 0
+    assert harness.execute(kernel, target, planned, memory) == status
     for _, guards in outs:
         harness.assert_guards(guards)
     return tuple(out for out, _ in outs)
