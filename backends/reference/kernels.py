@@ -12,11 +12,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from backends.reference.recurrence import run_recurrence
 from compiler import canonical, dtypes
 from compiler.dims import Size
 from compiler.evaluate import Mode, evaluate
 from compiler.expr import Expr, arg
-from compiler.kernels import AttentionSpec, GemmSpec, KernelCall, MapSpec, MoveSpec, ReduceSpec, ScatterSpec, WindowSpec
+from compiler.kernels import (
+    AttentionSpec,
+    GemmSpec,
+    KernelCall,
+    MapSpec,
+    MoveSpec,
+    RecurrenceSpec,
+    ReduceSpec,
+    ScatterSpec,
+    WindowSpec,
+)
 from compiler.mathlib.exact import fma32, fma64
 from compiler.ops.core_compute import position, reduce_array
 from compiler.ops.core_grouped import row_groups
@@ -28,11 +39,7 @@ Arrays = Sequence[np.ndarray]
 def run_call(call: KernelCall, reads: Arrays, writes: Arrays, size: Callable[[Size], int], mode: Mode) -> None:
     """Carry out one kernel call on arrays already viewed as the call's reads and writes (writes are filled)."""
     with np.errstate(all="ignore"):
-        if isinstance(call.spec, WindowSpec | GemmSpec) and call.params:
-            params = [size(p) for p in call.params]
-            _RUN[type(call.spec)](call.spec, reads, writes, mode, params)
-        else:
-            _RUN[type(call.spec)](call.spec, reads, writes, mode, [])
+        _RUN[type(call.spec)](call.spec, reads, writes, mode, [size(p) for p in call.params])
 
 
 def _map(spec: MapSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
@@ -217,6 +224,20 @@ def _move(spec: MoveSpec, reads: Arrays, writes: Arrays, mode: Mode, params: lis
         np.put_along_axis(writes[0], reads[1].astype(np.int64), reads[0], axis=1)
 
 
+def _scatter(spec: ScatterSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
+    updates, index, table = *reads, writes[0]
+    for i in range(updates.shape[1]):
+        row = np.s_[:, i : i + 1]
+        places = index[row].astype(np.int64)
+        operands = (np.take_along_axis(table, places, axis=1), updates[row])
+        combined = evaluate((spec.combine,), lambda node, found=operands: found[node.value], mode)[0]
+        np.put_along_axis(table, places, combined, axis=1)
+
+
+def _recurrence(spec: RecurrenceSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
+    run_recurrence(spec, reads, writes, mode, params, _product)
+
+
 _RUN: Mapping[type, Callable[..., None]] = {
     MapSpec: _map,
     ReduceSpec: _reduce,
@@ -224,4 +245,6 @@ _RUN: Mapping[type, Callable[..., None]] = {
     WindowSpec: _window,
     AttentionSpec: _attention,
     MoveSpec: _move,
+    RecurrenceSpec: _recurrence,
+    ScatterSpec: _scatter,
 }
