@@ -1,5 +1,5 @@
-"""Ops whose result's size is decided by contents: nonzero and compress. They run as Host steps, vectorised in NumPy,
-except where what decides the size is known while compiling or planning."""
+"""Ops whose result's size is decided by contents: nonzero, compress, unique (nms is in suppression.py). They run as
+Host steps, vectorised in NumPy, except where what decides the size is known while compiling or planning."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from compiler.builder import Builder
 from compiler.dims import Size
 from compiler.ir import Node, Value
 from compiler.op import Call, Sample, op
+from compiler.ops.sort_keys import stable_order, total_order
 from compiler.types import TensorType
 
 
@@ -102,3 +103,60 @@ class Compress:
         yield Sample((x.astype(np.float16), condition[:3]), {"axis": -1}, name="last")
         yield Sample((rng.integers(0, 9, (4, 1)), ~condition), {"axis": 0}, name="first")
         yield Sample((x > 0, np.zeros(2, bool)), {"axis": 0}, name="none")
+
+
+_UNIQUE = {"axis": None, "sorted": 1}
+
+
+@op("unique", onnx="Unique", attrs=_UNIQUE, host_reason="how many elements differ is data")
+class Unique:
+    """What differs among the elements of x, or among its slices along `axis`: these values in ascending order (slices
+    by their elements in row-major order) or, not `sorted`, in order of appearance; where each appears first; for each
+    element or slice of x which of the values it is; how often each appears. NaNs equal each other and are greatest."""
+
+    def infer(call: Call) -> list[TensorType]:
+        x, axis, count = call.tensor(0), call.attrs["axis"], call.fresh()
+        length: Size = call.fresh() if x.shape is None else 0
+        if x.shape is None:
+            values = TensorType(x.dtype, None if axis is not None else (count,))
+        else:
+            shape = (dims.product(x.shape),) if axis is None else x.shape
+            axis = call.axis(axis or 0, len(shape))
+            values, length = TensorType(x.dtype, (*shape[:axis], count, *shape[axis + 1 :])), shape[axis]
+        vectors = [TensorType(dtypes.int64, (size,)) for size in (count, length, count)]
+        return [values, *vectors][: call.outputs]
+
+    def reference(x: np.ndarray, *, axis: int | None, sorted: int) -> tuple[np.ndarray, ...]:
+        items = x.reshape(-1) if axis is None else x
+        axis = axis or 0
+        length = items.shape[axis]
+        keys = np.moveaxis(total_order(items), axis, 0).reshape(length, items.size // max(length, 1))
+        order = stable_order(keys)
+        first = np.arange(length) == 0
+        for column in keys.T:
+            ranked = column[order]
+            first[1:] |= ranked[1:] != ranked[:-1]
+        starts = np.flatnonzero(first)
+        places, counts = order[starts], np.diff(starts, append=len(order))
+        inverse = np.empty(len(order), np.int64)
+        inverse[order] = np.cumsum(first) - 1
+        if not sorted:
+            appearance = np.argsort(places)
+            places, counts = places[appearance], counts[appearance]
+            inverse = np.argsort(appearance)[inverse]
+        return np.take(items, places, axis), places, inverse, counts
+
+    def samples(rng: np.random.Generator) -> Iterator[Sample]:
+        x = np.array([[2, np.nan, -0.0, 1], [np.nan, 0.0, -np.inf, 2], [2, 1, 3, -1]])
+        for dtype in (np.float32, np.float64, np.float16):
+            for sorted in (0, 1):
+                yield Sample((x.astype(dtype),), {"sorted": sorted}, name=f"{np.dtype(dtype).name} sorted{sorted}")
+        cube = rng.integers(-1, 2, (4, 7, 1))
+        for axis in (0, 1, -1):
+            for whole in (np.int64, np.int8):
+                yield Sample((cube.astype(whole),), {"axis": axis}, name=f"{np.dtype(whole).name} axis{axis}")
+            yield Sample((cube,), {"axis": axis, "sorted": 0}, name=f"appearance axis{axis}")
+        yield Sample((rng.integers(0, 2, (5, 3)) > 0,), {"axis": 1}, name="bool")
+        yield Sample((np.array([2**63 - 1, -(2**63), 0, -1, 0]),), name="wide")
+        yield Sample((np.zeros((0, 2), np.float32),), {"axis": 0}, name="no slices")
+        yield Sample((np.zeros((3, 0), np.float32),), {"axis": 0}, name="empty slices")

@@ -42,11 +42,12 @@ def test_sizes_come_back_under_their_own_names() -> None:
 
 
 def test_sizes_only_data_decides_are_fresh() -> None:
-    graph = host(one_node("Unique", {"x": (FLOAT, ["n"])}, ["y", "", "inverse"]))
-    values, _, inverse = graph.nodes[0].outputs
-    assert str(values.type.shape[0]) not in ("n", str(inverse.type.shape[0]))
-    found = run(graph, [np.float32([3, 1, 3])])
-    assert [array.tolist() for array in found[:1]] == [[1, 3]]
+    graph = host(one_node("StringSplit", {"x": (STRING, ["n"])}, ["y", "count"], delimiter=","))
+    values, count = graph.nodes[0].outputs
+    assert str(values.type.shape[0]) == str(count.type.shape[0]) == "n"
+    assert str(values.type.shape[1]) != "n"
+    found = run(graph, [np.array(["a,b", "c"], object)])
+    assert [array.tolist() for array in found] == [[["a", "b"], ["c", ""]], [2, 1]]
 
 
 def test_unknown_rank_goes_in_and_out() -> None:
