@@ -31,6 +31,7 @@ from compiler.frontends.onnx_tensors import sparse_array, tensor_array
 from compiler.frontends.onnx_types import SizeNames, value_type
 from compiler.ir import Graph, Value
 from compiler.op import ONNX_ROWS, REQUIRED, OnnxRow, Op, lookup
+from compiler.ops.bodies import formal_type
 from compiler.types import TensorType, ValueType
 
 Scope = ChainMap[str, Value]
@@ -271,14 +272,3 @@ def _import_body(frame: Frame, body: Any, label: str | None) -> list[Value]:
 
 def _is_symbolic(array: np.ndarray) -> bool:
     return array.dtype == object and any(isinstance(item, Dim) for item in array.flat)
-
-
-def formal_type(type: ValueType, builder: Builder, own_sizes: dict[Size, Size]) -> ValueType:
-    """A body input's type with every size a number or a symbol this input binds: `own_sizes` maps sizes of the graph
-    outside to the body's own symbols."""
-    if not isinstance(type, TensorType) or type.shape is None:
-        return type
-    for size in type.shape:
-        if isinstance(size, Dim) and size not in own_sizes:
-            own_sizes[size] = builder.claim_symbol(str(size)) if size.is_symbol else builder.symbol("s0")
-    return TensorType(type.dtype, tuple(own_sizes.get(size, size) for size in type.shape))

@@ -70,6 +70,17 @@ def operand_types(call: Call, first: int) -> list[ValueType]:
     return [type for type in call.inputs[first:] if type is not None]
 
 
+def formal_type(type: ValueType, builder: Builder, own_sizes: dict[Size, Size]) -> ValueType:
+    """A body input's type with every size a number or a symbol this input binds: `own_sizes` maps sizes of the graph
+    outside to the body's own symbols."""
+    if not isinstance(type, TensorType) or type.shape is None:
+        return type
+    for size in type.shape:
+        if isinstance(size, Dim) and size not in own_sizes:
+            own_sizes[size] = builder.claim_symbol(str(size)) if size.is_symbol else builder.symbol("s0")
+    return TensorType(type.dtype, tuple(own_sizes.get(size, size) for size in type.shape))
+
+
 def stable_body(b: Builder, body: Subgraph, types: Sequence[ValueType], carried: Mapping[int, int]) -> Graph:
     """The body built for input types that hold in every round. carried: position of the input -> position of the
     output that is its next value. A size that changes from round to round becomes a symbol of its own."""
