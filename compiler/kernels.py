@@ -240,7 +240,22 @@ class ScatterSpec:
     out_classes: tuple[str, ...]
 
 
-Spec = MapSpec | ReduceSpec | GemmSpec | AttentionSpec | WindowSpec | MoveSpec | ScatterSpec | RecurrenceSpec
+@dataclass(frozen=True)
+class SortSpec:
+    """The first elements of sorted rows: read (A, n, B) -> those wanted of values (A, k, B) and indices (A, k, B, int64:
+    where along n an element was), in this order. Rows lie along the middle axis; k <= n.
+
+    Ascending, or `descending`. A NaN is greater than any number; equal elements (-0 and 0, all NaNs) stay as they came.
+    """
+
+    dtype: DType
+    descending: bool
+    values: bool
+    indices: bool
+    in_class: str
+
+
+Spec = MapSpec | ReduceSpec | GemmSpec | AttentionSpec | WindowSpec | MoveSpec | ScatterSpec | RecurrenceSpec | SortSpec
 
 
 @dataclass(frozen=True, eq=False)
