@@ -17,6 +17,7 @@ _GENERATORS = {
     kernels.AttentionSpec: "attention",
     kernels.WindowSpec: "window",
     kernels.MoveSpec: "move",
+    kernels.ScatterSpec: "scatter",
 }
 
 

@@ -75,8 +75,8 @@ class _Run:
         if view.buffer not in self.memory:
             self.memory[view.buffer] = self._new(view.buffer)
         base = self.memory[view.buffer]
-        if base.dtype != object and base.dtype.itemsize == view.dtype.bytes:
-            base = base.view(view.dtype.numpy)  # a view may read bytes as another type
+        if base.dtype != object:
+            base = base.view(view.dtype.numpy)  # a view may read bytes as another type, or in halves
         shape = [self._size(size) for size in view.shape]
         strides = [self._size(stride) * base.itemsize for stride in view.strides]
         offset = self._size(view.offset)

@@ -226,12 +226,14 @@ def _move(spec: MoveSpec, reads: Arrays, writes: Arrays, mode: Mode, params: lis
 
 def _scatter(spec: ScatterSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
     updates, index, table = *reads, writes[0]
+
+    def combined(there: np.ndarray, update: np.ndarray) -> np.ndarray:
+        return evaluate((spec.combine,), lambda node: (there, update)[node.value], mode)[0]
+
     for i in range(updates.shape[1]):
-        row = np.s_[:, i : i + 1]
-        places = index[row].astype(np.int64)
-        operands = (np.take_along_axis(table, places, axis=1), updates[row])
-        combined = evaluate((spec.combine,), lambda node, found=operands: found[node.value], mode)[0]
-        np.put_along_axis(table, places, combined, axis=1)
+        places = index[:, i : i + 1].astype(np.int64)
+        there = np.take_along_axis(table, places, axis=1)
+        np.put_along_axis(table, places, combined(there, updates[:, i : i + 1]), axis=1)
 
 
 def _recurrence(spec: RecurrenceSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
