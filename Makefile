@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 # One target after the other, whatever -j says: CI reads the last line.
 .NOTPARALLEL:
-.PHONY: demo test test-slow fuzz test-exhaustive lint format bench docs clean
+.PHONY: demo test test-slow fuzz test-exhaustive coverage lint format bench docs clean
 
 demo: $(READY)
 	$(RUN) -m bench.demo
@@ -22,6 +22,10 @@ fuzz: $(READY)
 
 test-exhaustive: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m exhaustive
+
+# Families of common models against FP64; answers 1 while one of them is wrong or has a Host step.
+coverage: $(READY)
+	$(RUN) -m tests.coverage --write
 
 lint: $(READY)
 	$(RUN) -m ruff check .
