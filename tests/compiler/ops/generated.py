@@ -19,8 +19,9 @@ from compiler.types import TensorType, of_array
 lookup("map")  # fills the registry
 FIXED_OPERANDS = frozenset({("gather_nd", 1), ("scatter_nd", 1)})  # their last size decides the result's rank
 # The only size of the samples that may be a symbol, where the others shape the code: batch of recurrent layers
-# (steps are unrolled), channels of a resize (positions are computed while compiling).
-ONLY_SYMBOLIC = {"lstm": 3, "gru": 3, "rnn": 3, "resize": 2}
+# (steps are unrolled), channels of a resize (positions are computed while compiling), batch of a Fourier transform,
+# length of the signal of a short-time one.
+ONLY_SYMBOLIC = {"lstm": 3, "gru": 3, "rnn": 3, "resize": 2, "dft": 6, "stft": 50}
 
 
 @dataclass(frozen=True)
