@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from compiler.frontends.aten import activation, index, make, norm, pointwise, pool, product, recurrent, reduce, shape
+from compiler.frontends.aten import (
+    activation,
+    experts,
+    index,
+    make,
+    norm,
+    pointwise,
+    pool,
+    product,
+    recurrent,
+    reduce,
+    shape,
+)
 from compiler.frontends.aten.base import ROWS, AtenBuilder
 from compiler.frontends.aten.sizes import SIZE_ROWS
 
 __all__ = [
     "ROWS", "SIZE_ROWS", "AtenBuilder",
-    "activation", "index", "make", "norm", "pointwise", "pool", "product", "recurrent", "reduce", "shape",
+    "activation", "experts", "index", "make", "norm", "pointwise", "pool", "product", "recurrent", "reduce", "shape",
 ]  # fmt: skip

@@ -10,10 +10,8 @@ from compiler.dims import Dim
 from compiler.expr import Expr, apply, arg, cast, const, index, select
 from compiler.frontends.aten.base import (
     AtenBuilder,
-    Operand,
     aten,
     compute_type,
-    convert,
     pointwise,
     reshape,
     shape_of,
@@ -170,20 +168,6 @@ def _repeat_heads(b: AtenBuilder, x: Value, q: Value) -> Value:
         "expand", reshape(b, x, [*outer, heads, 1, length, size]), b.sizes((*outer, heads, times, length, size))
     )
     return reshape(b, spread, [*outer, heads * times, length, size])
-
-
-@aten("aten._grouped_mm.default")
-def _grouped_mm(
-    b: AtenBuilder,
-    x: Value,
-    y: Value,
-    offs: Value | None = None,
-    bias: Operand | None = None,
-    out_dtype: object = None,
-) -> Value:
-    if offs is None and bias is None:
-        return convert(b, b.emit("matmul", x, y), b.dtype)
-    raise unsupported(b, "aten._grouped_mm with offsets: the groups' sizes are data; batch the experts with bmm")
 
 
 @aten("aten._trilinear.default")
