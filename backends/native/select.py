@@ -17,7 +17,9 @@ _GENERATORS = {
     kernels.AttentionSpec: "attention",
     kernels.WindowSpec: "window",
     kernels.MoveSpec: "move",
+    kernels.RecurrenceSpec: "recurrence",
     kernels.ScatterSpec: "scatter",
+    kernels.SortSpec: "sort",
 }
 
 

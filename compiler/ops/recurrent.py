@@ -1,8 +1,10 @@
-"""LSTM, GRU and RNN: one matmul for the inputs of all steps, then a matmul and a map a step.
+"""LSTM, GRU and RNN: one matmul for the inputs of all steps, then one recurrence.
 
 Operands: x [T, B, I], W [D, gates * H, I], R [D, gates * H, H], bias [D, 2 * gates * H], lengths [B], initial h and c
 [D, B, H], peepholes [D, 3 * H]. Outputs: all h [T, D, B, H], the last h (and c) [D, B, H]. With layout 1 the batch
-comes first everywhere.
+comes first everywhere. LSTM takes one operand more than ONNX's: a projection [D, P, H] of h, which then has P
+elements everywhere (R [D, 4 * H, P]), as in Sak et al., "Long short-term memory recurrent neural network
+architectures for large scale acoustic modeling" (2014).
 """
 
 from __future__ import annotations
@@ -14,17 +16,16 @@ import numpy as np
 
 from compiler.builder import Builder
 from compiler.dims import Size
-from compiler.expr import apply, arg, cast, const, select
 from compiler.ir import Node, Value
 from compiler.op import Call, OnnxRow, Sample, op
-from compiler.ops.elementwise import FLOAT, check_kind, emit_map, operand
+from compiler.ops.elementwise import FLOAT, check_kind
 from compiler.ops.onnx_types import without
-from compiler.ops.recurrent_cells import GRU, LSTM, RNN, Cell, Settings, settings
+from compiler.ops.recurrent_cells import GRU, LSTM, RNN, Cell, settings
+from compiler.ops.recurrent_layer import Layer, directions
 from compiler.ops.rounding import round_to
-from compiler.ops.shape import known_shape
 from compiler.types import TensorType
 
-UNROLLED_STEPS = 256  # each step is several nodes: longer sequences would cost more to compile than to run
+PROJECTION = 8  # operand number
 _COMMON = {
     "activation_alpha": None,
     "activation_beta": None,
@@ -36,11 +37,6 @@ _COMMON = {
 }
 
 
-def _directions(attrs: Mapping[str, Any]) -> tuple[bool, ...]:
-    """For each direction, whether it runs backward."""
-    return {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[attrs["direction"]]
-
-
 def _infer(cell: Cell, call: Call) -> list[TensorType]:
     x, w, r = (call.tensor(i) for i in range(3))
     dtype = call.same_dtype(0, 1, 2)
@@ -49,40 +45,48 @@ def _infer(cell: Cell, call: Call) -> list[TensorType]:
         return [TensorType(dtype, None)] * call.outputs
     if len(x.shape) != 3 or len(r.shape) != 3:
         call.shape_error(f"x is {x}, R is {r}; expected rank 3 for both")
-    hidden, count = r.shape[2], len(_directions(call.attrs))
+    hidden, count = r.shape[2], len(directions(call.attrs))
+    projection = call.optional(PROJECTION)
+    last = [hidden] * cell.states
+    if projection is not None and projection.shape is not None:
+        call.same_size(projection.shape[1], hidden, "size of h (rows of the projection, columns of R)")
+        last = [hidden, projection.shape[2]]
     call.same_size(r.shape[0], count, "number of directions (of R, of the attribute)")
-    call.same_size(r.shape[1], hidden * cell.gates, f"rows of R ({cell.gates} gates of {hidden})")
+    call.same_size(r.shape[1], last[-1] * cell.gates, f"rows of R ({cell.gates} gates of {last[-1]})")
     if w.shape is not None:
         call.same_size(w.shape[2], x.shape[2], "input size (columns of W, last axis of x)")
     steps, batch, _ = x.shape if not call.attrs["layout"] else (x.shape[1], x.shape[0], 0)
     if call.attrs["layout"]:
-        shapes: list[tuple[Size, ...]] = [(batch, steps, count, hidden), *[(batch, count, hidden)] * cell.states]
+        shapes: list[tuple[Size, ...]] = [(batch, steps, count, hidden), *((batch, count, n) for n in last)]
     else:
-        shapes = [(steps, count, batch, hidden), *[(count, batch, hidden)] * cell.states]
+        shapes = [(steps, count, batch, hidden), *((count, batch, n) for n in last)]
     return [TensorType(dtype, shape) for shape in shapes][: call.outputs]
 
 
 def _reference(cell: Cell, operands: Sequence[np.ndarray | None], attrs: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
-    x, w, r, bias, lengths, *rest = (*operands, *(None,) * (8 - len(operands)))
-    initial, peepholes = rest[: cell.states], rest[cell.states]
+    x, w, r, bias, lengths, *rest = (*operands, *(None,) * (PROJECTION + 1 - len(operands)))
+    initial, peepholes, projection = rest[: cell.states], rest[cell.states], rest[-1]
     dtype, first = x.dtype, attrs["layout"]
-    exact = [None if a is None else a.astype(np.float64) for a in (x, w, r, bias, peepholes)]
-    x, w, r, bias, peepholes = exact
+    exact = [None if a is None else a.astype(np.float64) for a in (x, w, r, bias, peepholes, projection)]
+    x, w, r, bias, peepholes, projection = exact
     x = x.swapaxes(0, 1) if first else x
     steps, batch = x.shape[:2]
     bias = np.zeros((w.shape[0], 2 * w.shape[1])) if bias is None else bias
     live = np.full(batch, steps) if lengths is None else lengths
     everything, last = [], []
-    for d, backward in enumerate(_directions(attrs)):
+    for d, backward in enumerate(directions(attrs)):
+        widths = r.shape[2], r.shape[1] // cell.gates
         state = [
-            np.zeros((batch, r.shape[2])) if a is None else (a[:, d] if first else a[d]).astype(np.float64)
-            for a in initial
+            np.zeros((batch, n)) if a is None else (a[:, d] if first else a[d]).astype(np.float64)
+            for a, n in zip(initial, widths, strict=False)
         ]
         s = settings(attrs, cell.functions, d, len(w))
         wb, rb = np.split(bias[d], 2)
         outputs = np.zeros((steps, batch, r.shape[2]))
         for t in reversed(range(steps)) if backward else range(steps):
             new = cell.array(x[t] @ w[d].T + wb, state, r[d].T, rb, None if peepholes is None else peepholes[d], s)
+            if projection is not None:
+                new = (new[0] @ projection[d].T, *new[1:])
             going = (t < live)[:, None]
             state = [np.where(going, fresh, old) for fresh, old in zip(new, state, strict=True)]
             outputs[t] = np.where(going, new[0], 0)
@@ -94,108 +98,10 @@ def _reference(cell: Cell, operands: Sequence[np.ndarray | None], attrs: Mapping
     return tuple(round_to(a, dtype) for a in stacked)
 
 
-class _Layer:
-    """One layer being unrolled into core ops."""
-
-    def __init__(self, b: Builder, cell: Cell, node: Node) -> None:
-        self.b, self.cell, self.attrs = b, cell, node.attrs
-        x, self.w, self.r, self.bias, self.lengths, *rest = (*node.inputs, *(None,) * (8 - len(node.inputs)))
-        self.initial, self.peepholes = rest[: cell.states], rest[cell.states]
-        self.x = b.emit("transpose", x, perm=(1, 0, 2)) if node.attrs["layout"] else x
-        self.steps: Any
-        self.hidden: Any
-        self.steps, self.batch, self.features = known_shape(self.x)
-        self.hidden = known_shape(self.r)[2]
-
-    def direction(self, d: int, backward: bool) -> tuple[Value, list[Value]]:
-        """All outputs [T, 1, B, H] and the last states [B, H] of one direction."""
-        b, s = self.b, settings(self.attrs, self.cell.functions, d, len(_directions(self.attrs)))
-        x, r_turned = self._input_part(d, s), b.emit("transpose", self._pick(self.r, d), perm=(1, 0))
-        recurrent_bias, peepholes = self._recurrent_bias(d, s), self._pick(self.peepholes, d)
-        states = [self._initial(value, d) for value in self.initial]
-        outputs: dict[int, Value] = {}
-        for t in reversed(range(self.steps)) if backward else range(self.steps):
-            new = self.cell.values(b, self._row(x, t), states, r_turned, recurrent_bias, peepholes, s)
-            outputs[t], states = self._masked(t, new, states)
-        shape = b.sizes((1, 1, self.batch, self.hidden))
-        return b.emit("concat", *(b.emit("reshape", outputs[t], shape) for t in range(self.steps)), axis=0), states
-
-    def _pick(self, value: Value | None, d: int) -> Any:
-        """value[d]."""
-        if value is None:
-            return None
-        shape = known_shape(value)
-        starts, steps = (d, *[0] * (len(shape) - 1)), (1,) * len(shape)
-        part = self.b.emit("slice", value, starts=starts, sizes=(1, *shape[1:]), steps=steps)
-        return self.b.emit("reshape", part, self.b.sizes(shape[1:]))
-
-    def _row(self, x: Value, t: int) -> Value:
-        return self._pick(x, t)
-
-    def _initial(self, value: Value | None, d: int) -> Value:
-        if value is None:
-            zero = self.b.constant(0, dtype=self.x.type.dtype)
-            return self.b.emit("expand", zero, self.b.sizes((self.batch, self.hidden)))
-        return self._pick(self.b.emit("transpose", value, perm=(1, 0, 2)) if self.attrs["layout"] else value, d)
-
-    def _halves(self, d: int) -> list[Value]:
-        """The input and the recurrent bias [gates * H]."""
-        bias, size = self._pick(self.bias, d), self.cell.gates * self.hidden
-        return [self.b.emit("slice", bias, starts=(i * size,), sizes=(size,), steps=(1,)) for i in (0, 1)]
-
-    def _separate(self, s: Settings) -> bool:
-        """Whether part of the recurrent bias is scaled by the reset gate, so cannot join the input's."""
-        return bool(s.attrs.get("linear_before_reset"))
-
-    def _recurrent_bias(self, d: int, s: Settings) -> Value | None:
-        return self._halves(d)[1] if self.bias is not None and self._separate(s) else None
-
-    def _input_part(self, d: int, s: Settings) -> Value:
-        """x W^T plus bias of every step: [T, B, gates * H]."""
-        b = self.b
-        rows = b.emit("reshape", self.x, b.sizes((self.steps * self.batch, self.features)))
-        product = b.emit("matmul", rows, b.emit("transpose", self._pick(self.w, d), perm=(1, 0)))
-        if self.bias is not None:
-            wb, rb = self._halves(d)
-            if self._separate(s):
-                zeros = b.emit("expand", b.constant(0, dtype=rb.type.dtype), b.sizes((self.hidden,)))
-                joined = b.emit("slice", rb, starts=(0,), sizes=(2 * self.hidden,), steps=(1,))
-                rb = b.emit("concat", joined, zeros, axis=0)
-            total = operand(0, product) + operand(1, wb) + operand(2, rb)
-            product = emit_map(b, cast(total, product.type.dtype), product, wb, rb, hint="input_part")
-        return b.emit("reshape", product, b.sizes((self.steps, self.batch, self.cell.gates * self.hidden)))
-
-    def _masked(self, t: int, new: Sequence[Value], old: Sequence[Value]) -> tuple[Value, list[Value]]:
-        """The output and the states of step t: zero, and as they were, where a sequence has ended."""
-        if self.lengths is None:
-            return new[0], list(new)
-        b, dtype = self.b, self.x.type.dtype
-        column = b.emit("reshape", self.lengths, b.sizes((self.batch, 1)))
-        going = apply("gt", arg(0, column.type.dtype), const(t, column.type.dtype))
-        states = [
-            emit_map(b, select(going, arg(1, dtype), arg(2, dtype)), column, fresh, before, hint="state")
-            for fresh, before in zip(new, old, strict=True)
-        ]
-        return emit_map(b, select(going, arg(1, dtype), const(0, dtype)), column, new[0], hint="output"), states
-
-
 def _decompose(cell: Cell, b: Builder, node: Node) -> tuple[Value, ...] | None:
-    x, layout = node.inputs[0], node.attrs["layout"]
-    steps = known_shape(x)[1 if layout else 0]
-    if not isinstance(steps, int) or not 0 < steps <= UNROLLED_STEPS or not isinstance(node.output.type.shape[-1], int):
+    if any(node.inputs[i].type.shape is None for i in range(3)):  # type: ignore[union-attr]
         return None
-    layer = _Layer(b, cell, node)
-    parts = [layer.direction(d, backward) for d, backward in enumerate(_directions(node.attrs))]
-    everything = b.emit("concat", *(outputs for outputs, _ in parts), axis=1)
-    shape = b.sizes((1, layer.batch, layer.hidden))
-    last = [
-        b.emit("concat", *(b.emit("reshape", state, shape) for state in states), axis=0)
-        for states in zip(*(states for _, states in parts), strict=True)
-    ]
-    if layout:
-        everything = b.emit("transpose", everything, perm=(2, 0, 1, 3))
-        last = [b.emit("transpose", value, perm=(1, 0, 2)) for value in last]
-    return (everything, *last)[: len(node.outputs)]
+    return Layer(b, cell, node).results()[: len(node.outputs)]
 
 
 def _samples(cell: Cell, own: Mapping[str, Any], rng: np.random.Generator) -> Iterator[Sample]:
@@ -237,7 +143,7 @@ def _declare(name: str, onnx: str, cell: Cell, own: Mapping[str, Any]) -> None:
         name,
         onnx=OnnxRow(onnx, attrs, upgrades=((7, without("output_sequence")),)),
         attrs=attrs,
-        host_reason=f"the number of steps is not fixed, or above {UNROLLED_STEPS}",
+        host_reason="the rank of an operand is not known",
     )
     class Recurrent:
         """A recurrent layer over a sequence, in one direction or both."""

@@ -1,4 +1,4 @@
-"""The step of each recurrent cell, in NumPy and as graph nodes, with ONNX's gate orders and activation functions."""
+"""The step of each recurrent cell, in NumPy and as phases of a recurrence, with ONNX's gate orders and functions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from compiler.builder import Builder
-from compiler.expr import Expr, apply, cast, const
-from compiler.ir import Value
+from compiler.dtypes import DType
+from compiler.expr import Expr, apply, arg, const
+from compiler.kernels import Phase
 from compiler.mathlib.reference import sigmoid
 from compiler.ops.activation import above, hard_sigmoid, maximum, minimum, softplus, softplus_array
-from compiler.ops.elementwise import operand
-from compiler.ops.shape import known_shape
 
 Array = np.ndarray
 # name -> (expression, NumPy function, default alpha, default beta); None where the function takes no such number.
@@ -80,37 +78,53 @@ def settings(attrs: Mapping[str, Any], defaults: Sequence[str], direction: int, 
 
 
 @dataclass(frozen=True)
+class Elements:
+    """The arguments of a cell's expressions, as kernels.Phase numbers them."""
+
+    dtype: DType
+    blocks: int
+    vectors: int
+    parameters: int
+
+    def x(self, gate: int) -> Expr:
+        """x W^T plus the bias that joins it, of one gate."""
+        return arg(gate, self.dtype)
+
+    def vector(self, number: int) -> Expr:
+        """A state or a temporary."""
+        return arg(self.blocks + number, self.dtype)
+
+    def parameter(self, number: int) -> Expr:
+        """A row that all steps share."""
+        return arg(self.blocks + self.vectors + number, self.dtype)
+
+    def sum(self, number: int) -> Expr:
+        """A sum of the phase's product."""
+        return arg(self.blocks + self.vectors + self.parameters + number, self.dtype)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A phase, and which gates of R its matrix is made of (None: the matrix is the projection)."""
+
+    phase: Phase
+    gates: range | None
+
+
+@dataclass(frozen=True)
 class Cell:
     """A recurrent cell with `gates` blocks in W and R, and `states` carried values, the output first.
 
     array(x W^T + Wb [B, gates * H], states, R^T [H, gates * H], Rb [gates * H], peepholes [3 * H] or None, settings)
-    answers with the new states. values does the same with graph values and nodes.
+    answers with the new states. parts(type, parameters, settings, projected) is the same for a recurrence with
+    `parameters` rows: peepholes i, o, f, or the bias of GRU's last gate where the reset gate scales it.
     """
 
     gates: int
     states: int
     functions: tuple[str, ...]
     array: Callable[[Array, Sequence[Array], Array, Array, Array | None, Settings], tuple[Array, ...]]
-    values: Callable[[Builder, Value, Sequence[Value], Value, Value | None, Value | None, Settings], tuple[Value, ...]]
-
-
-def columns(b: Builder, x: Value, start: int, count: int, hidden: int) -> list[Value]:
-    """`count` blocks of `hidden` columns of the last axis, from block `start` on."""
-    shape = known_shape(x)
-    lead = (0,) * (len(shape) - 1)
-    steps = (1,) * len(shape)
-    return [
-        b.emit("slice", x, starts=(*lead, i * hidden), sizes=(*shape[:-1], hidden), steps=steps)
-        for i in range(start, start + count)
-    ]
-
-
-def emit_step(b: Builder, values: Sequence[Value], build: Callable[..., tuple[Expr, ...]], hint: str) -> Any:
-    """One map of `values`; `build` gets their elements in the type to compute in."""
-    dtype = values[0].type.dtype
-    results = build(*(operand(i, v) for i, v in enumerate(values)))
-    outputs = tuple(cast(e, dtype) for e in results)
-    return b.emit_many("map", values, {"outputs": outputs, "shape": None}, (hint,) * len(outputs))
+    parts: Callable[[DType, int, Settings, bool], tuple[Part, ...]]
 
 
 def _lstm_array(
@@ -126,26 +140,22 @@ def _lstm_array(
     return f(s.clipped_array(o + po * c)) * out(c), c
 
 
-def _lstm_values(
-    b: Builder, x: Value, states: Sequence[Value], r: Value, rb: Value | None, p: Value | None, s: Settings
-) -> tuple[Value, ...]:
-    h, c = states
-    hidden = known_shape(h)[-1]
-    assert isinstance(hidden, int)
-    parts = columns(b, x, 0, 4, hidden) + columns(b, b.emit("matmul", h, r), 0, 4, hidden) + [c]
-    parts += columns(b, p, 0, 3, hidden) if p is not None else []
+def _lstm_parts(dtype: DType, parameters: int, s: Settings, projected: bool) -> tuple[Part, ...]:
+    e = Elements(dtype, 4, 2 + projected, parameters)
     f, g, out = s.exprs
+    i, o, forget, new = (e.x(gate) + e.sum(gate) for gate in range(4))
+    before = e.vector(1)
 
-    def build(*e: Expr) -> tuple[Expr, Expr]:
-        i, o, forget, new = (e[gate] + e[4 + gate] for gate in range(4))
-        before = e[8]
-        pi, po, pf = e[9:12] if p is not None else (None, None, None)
-        i = f(s.clipped(i if pi is None else i + pi * before))
-        keep = 1.0 - i if s.attrs["input_forget"] else f(s.clipped(forget if pf is None else forget + pf * before))
-        after = keep * before + i * g(s.clipped(new))
-        return f(s.clipped(o if po is None else o + po * after)) * out(after), after
+    def watched(x: Expr, peephole: int, state: Expr) -> Expr:
+        return x + e.parameter(peephole) * state if parameters else x
 
-    return tuple(emit_step(b, parts, build, "lstm_step"))
+    i = f(s.clipped(watched(i, 0, before)))
+    keep = 1.0 - i if s.attrs["input_forget"] else f(s.clipped(watched(forget, 2, before)))
+    after = keep * before + i * g(s.clipped(new))
+    h = f(s.clipped(watched(o, 1, after))) * out(after)
+    if not projected:
+        return (Part(Phase(0, 4, (0, 1), (h, after)), range(4)),)
+    return Part(Phase(0, 4, (2, 1), (h, after)), range(4)), Part(Phase(2, 1, (0,), (e.sum(0),)), None)
 
 
 def _gru_array(
@@ -163,38 +173,19 @@ def _gru_array(
     return ((1 - z) * new + z * h,)
 
 
-def _gru_values(
-    b: Builder, x: Value, states: Sequence[Value], r: Value, rb: Value | None, p: Value | None, s: Settings
-) -> tuple[Value, ...]:
-    (h,) = states
-    hidden = known_shape(h)[-1]
-    assert isinstance(hidden, int)
+def _gru_parts(dtype: DType, parameters: int, s: Settings, projected: bool) -> tuple[Part, ...]:
     f, g = s.exprs
-    x_gates, bias = columns(b, x, 0, 3, hidden), columns(b, rb, 2, 1, hidden) if rb is not None else []
-
-    def blend(z: Expr, new: Expr, before: Expr) -> Expr:
-        return (1.0 - z) * new + z * before
-
     if s.attrs["linear_before_reset"]:
-        parts = [*x_gates, *columns(b, b.emit("matmul", h, r), 0, 3, hidden), h, *bias]
-
-        def build(*e: Expr) -> tuple[Expr]:
-            z, reset = (f(s.clipped(e[gate] + e[3 + gate])) for gate in range(2))
-            inner = reset * (e[5] + e[7] if bias else e[5])
-            return (blend(z, g(s.clipped(e[2] + inner)), e[6]),)
-
-        return tuple(emit_step(b, parts, build, "gru_step"))
-    (r_z,), (r_r,), (r_h,) = (columns(b, r, gate, 1, hidden) for gate in range(3))
-    (held,) = emit_step(
-        b, (x_gates[1], b.emit("matmul", h, r_r), h), lambda xr, hr, before: (f(s.clipped(xr + hr)) * before,), "reset"
-    )
-    parts = [x_gates[0], b.emit("matmul", h, r_z), x_gates[2], b.emit("matmul", held, r_h), h, *bias]
-
-    def finish(xz: Expr, hz: Expr, xh: Expr, hh: Expr, before: Expr, *rest: Expr) -> tuple[Expr]:
-        inner = xh + hh + rest[0] if rest else xh + hh
-        return (blend(f(s.clipped(xz + hz)), g(s.clipped(inner)), before),)
-
-    return tuple(emit_step(b, parts, finish, "gru_step"))
+        e = Elements(dtype, 3, 1, parameters)
+        z, reset = (f(s.clipped(e.x(gate) + e.sum(gate))) for gate in range(2))
+        new = g(s.clipped(e.x(2) + reset * (e.sum(2) + e.parameter(0) if parameters else e.sum(2))))
+        return (Part(Phase(0, 3, (0,), ((1.0 - z) * new + z * e.vector(0),)), range(3)),)
+    e = Elements(dtype, 3, 3, parameters)
+    z, reset = (f(s.clipped(e.x(gate) + e.sum(gate))) for gate in range(2))
+    gates = Phase(0, 2, (1, 2), (z, reset * e.vector(0)))
+    new = g(s.clipped(e.x(2) + e.sum(0)))
+    blend = (1.0 - e.vector(1)) * new + e.vector(1) * e.vector(0)
+    return Part(gates, range(2)), Part(Phase(2, 1, (0,), (blend,)), range(2, 3))
 
 
 def _rnn_array(
@@ -203,13 +194,11 @@ def _rnn_array(
     return (s.arrays[0](s.clipped_array(x + states[0] @ r + rb)),)
 
 
-def _rnn_values(
-    b: Builder, x: Value, states: Sequence[Value], r: Value, rb: Value | None, p: Value | None, s: Settings
-) -> tuple[Value, ...]:
-    parts = [x, b.emit("matmul", states[0], r)]
-    return tuple(emit_step(b, parts, lambda v, w: (s.exprs[0](s.clipped(v + w)),), "rnn_step"))
+def _rnn_parts(dtype: DType, parameters: int, s: Settings, projected: bool) -> tuple[Part, ...]:
+    e = Elements(dtype, 1, 1, parameters)
+    return (Part(Phase(0, 1, (0,), (s.exprs[0](s.clipped(e.x(0) + e.sum(0))),)), range(1)),)
 
 
-LSTM = Cell(4, 2, ("Sigmoid", "Tanh", "Tanh"), _lstm_array, _lstm_values)
-GRU = Cell(3, 1, ("Sigmoid", "Tanh"), _gru_array, _gru_values)
-RNN = Cell(1, 1, ("Tanh",), _rnn_array, _rnn_values)
+LSTM = Cell(4, 2, ("Sigmoid", "Tanh", "Tanh"), _lstm_array, _lstm_parts)
+GRU = Cell(3, 1, ("Sigmoid", "Tanh"), _gru_array, _gru_parts)
+RNN = Cell(1, 1, ("Tanh",), _rnn_array, _rnn_parts)

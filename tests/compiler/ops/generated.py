@@ -18,10 +18,10 @@ from compiler.types import TensorType, of_array
 
 lookup("map")  # fills the registry
 FIXED_OPERANDS = frozenset({("gather_nd", 1), ("scatter_nd", 1)})  # their last size decides the result's rank
-# The only size of the samples that may be a symbol, where the others shape the code: batch of recurrent layers
-# (steps are unrolled), channels of a resize (positions are computed while compiling), batch of a Fourier transform,
+# The only sizes of the samples that may be symbols, where the others shape the code: batch and steps of recurrent
+# layers, channels of a resize (positions are computed while compiling), batch of a Fourier transform,
 # length of the signal of a short-time one.
-ONLY_SYMBOLIC = {"lstm": 3, "gru": 3, "rnn": 3, "resize": 2, "dft": 6, "stft": 50}
+ONLY_SYMBOLIC = {"lstm": (3, 4), "gru": (3, 4), "rnn": (3, 4), "resize": (2,), "dft": (6,), "stft": (50,)}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def graph_of(case: Case, shape: Callable[[tuple[int, ...]], tuple[Size, ...]], o
             sizes = array.shape if (case.op.name, i) in FIXED_OPERANDS else shape(array.shape)
             only = ONLY_SYMBOLIC.get(case.op.name)
             if only is not None:
-                sizes = tuple(new if old == only else old for old, new in zip(array.shape, sizes, strict=True))
+                sizes = tuple(new if old in only else old for old, new in zip(array.shape, sizes, strict=True))
             operands.append(b.input(f"x{i}", TensorType(dtypes.from_numpy(array.dtype), sizes)))
             feeds.append(array)
     values = b.emit_many(case.op.name, operands, case.sample.attrs, [f"y{i}" for i in range(outputs)])
