@@ -26,12 +26,14 @@ from compiler.kernels import (
     RecurrenceSpec,
     ReduceSpec,
     ScatterSpec,
+    SortSpec,
     WindowSpec,
 )
 from compiler.mathlib.exact import fma32, fma64
 from compiler.ops.core_compute import position, reduce_array
 from compiler.ops.core_grouped import row_groups
 from compiler.ops.core_products import without_weight
+from compiler.ops.core_sort import first_places
 
 Arrays = Sequence[np.ndarray]
 
@@ -240,6 +242,13 @@ def _recurrence(spec: RecurrenceSpec, reads: Arrays, writes: Arrays, mode: Mode,
     run_recurrence(spec, reads, writes, mode, params, _product)
 
 
+def _sort(spec: SortSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
+    places = first_places(reads[0], writes[0].shape[1], 1, spec.descending)
+    results = [np.take_along_axis(reads[0], places, 1)] * spec.values + [places] * spec.indices
+    for target, result in zip(writes, results, strict=True):
+        target[...] = result
+
+
 _RUN: Mapping[type, Callable[..., None]] = {
     MapSpec: _map,
     ReduceSpec: _reduce,
@@ -249,4 +258,5 @@ _RUN: Mapping[type, Callable[..., None]] = {
     MoveSpec: _move,
     RecurrenceSpec: _recurrence,
     ScatterSpec: _scatter,
+    SortSpec: _sort,
 }

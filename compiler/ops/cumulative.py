@@ -1,4 +1,4 @@
-"""CumSum and CumProd, and TopK: what looks at a whole axis element by element."""
+"""CumSum and CumProd: what looks at a whole axis element by element."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from compiler import dims, dtypes
+from compiler import dtypes
 from compiler.builder import Builder
-from compiler.dims import Size
 from compiler.expr import apply, arg, cast, const, index, select, stat
 from compiler.ir import Node, Value
 from compiler.kernels import Stage
 from compiler.op import Call, OnnxRow, Sample, op
 from compiler.ops.elementwise import NUMBER, check_kind, emit_map, in_float64, operand
-from compiler.ops.onnx_types import attribute_to_input
-from compiler.ops.shape import known_shape, listed
+from compiler.ops.shape import known_shape
 from compiler.types import TensorType
 
 QUADRATIC_LIMIT = 1024  # a longer row of known length is doubled instead: log2(n) passes over it
@@ -122,46 +120,3 @@ def _shifted(b: Builder, x: Value, axis: int, step: int, neutral: int, backward:
 
 _declare_running("cum_sum", "CumSum", "sum")
 _declare_running("cum_prod", "CumProd", "prod")
-
-_TOP_K = {"axis": -1, "largest": 1, "sorted": 1}
-
-
-@op(
-    "top_k",
-    onnx=OnnxRow("TopK", _TOP_K, upgrades=((10, attribute_to_input("k", 1)),)),
-    attrs=_TOP_K,
-    value_operands=(1,),
-    host_reason="no kernel sorts",
-)
-class TopK:
-    """The k largest (or smallest) elements along an axis in order, and where they are; of equal ones the first."""
-
-    def infer(call: Call) -> list[TensorType]:
-        x, k = call.tensor(0), call.value(1)
-        if x.shape is None:
-            return [x, TensorType(dtypes.int64, None)][: call.outputs]
-        axis = call.axis(call.attrs["axis"], len(x.shape))
-        count: Size = call.fresh() if k is None else listed(k)[0]
-        if dims.is_static((count, x.shape[axis])) and count > x.shape[axis]:
-            call.shape_error(f"k is {count}, but axis {axis} of {x} has only {x.shape[axis]} elements")
-        shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
-        return [TensorType(x.dtype, shape), TensorType(dtypes.int64, shape)][: call.outputs]
-
-    def reference(
-        x: np.ndarray, k: np.ndarray, *, axis: int, largest: int, sorted: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        values = np.moveaxis(x, axis, -1)
-        count = int(k.reshape(()))
-        if largest:  # from the end backward, so that of equal elements the first comes first
-            order = values.shape[-1] - 1 - np.argsort(values[..., ::-1], axis=-1, kind="stable")[..., ::-1]
-        else:
-            order = np.argsort(values, axis=-1, kind="stable")
-        chosen = order[..., :count].astype(np.int64)
-        picked = np.take_along_axis(values, chosen, axis=-1)
-        return np.moveaxis(picked, -1, axis), np.moveaxis(chosen, -1, axis)
-
-    def samples(rng: np.random.Generator) -> Iterator[Sample]:
-        x = rng.integers(0, 5, (3, 7)).astype(np.float32)
-        for largest in (0, 1):
-            yield Sample((x, np.array([4])), {"largest": largest}, name=f"largest{largest}")
-        yield Sample((x, np.array([0])), {"axis": 0}, name="none")

@@ -25,7 +25,7 @@ from compiler.lowering.maps import emit_map
 from compiler.op import lookup
 from compiler.types import TensorType
 
-_COMPUTING = frozenset({"map", "reduce", "matmul", "grouped_matmul", "conv", "pool", "attention"})
+_COMPUTING = frozenset({"map", "reduce", "matmul", "grouped_matmul", "conv", "pool", "attention", "top_k"})
 
 
 def lower(graph: Graph) -> Lowered:
