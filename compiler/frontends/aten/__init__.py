@@ -15,10 +15,10 @@ from compiler.frontends.aten import (
     reduce,
     shape,
 )
-from compiler.frontends.aten.base import ROWS, AtenBuilder
+from compiler.frontends.aten.base import NUMBER_ROWS, ROWS, AtenBuilder
 from compiler.frontends.aten.sizes import SIZE_ROWS
 
 __all__ = [
-    "ROWS", "SIZE_ROWS", "AtenBuilder",
+    "NUMBER_ROWS", "ROWS", "SIZE_ROWS", "AtenBuilder",
     "activation", "experts", "index", "make", "norm", "pointwise", "pool", "product", "recurrent", "reduce", "shape",
 ]  # fmt: skip

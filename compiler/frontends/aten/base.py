@@ -19,33 +19,50 @@ from compiler.dtypes import DType
 from compiler.errors import UnsupportedOp
 from compiler.expr import Expr, arg, cast, const
 from compiler.ir import Graph, Value
-from compiler.types import TensorType
+from compiler.types import TensorType, of_array
 
 Scalar = int | float | bool | Dim
 Operand = Value | Scalar
 Row = Callable[..., Any]
 
 ROWS: dict[str, Row] = {}
+NUMBER_ROWS: set[str] = set()
 
 
-def aten(*names: str) -> Callable[[Row], Row]:
-    """Enter a row under the names of its ATen overloads, as `str(node.target)` spells them."""
+def aten(*names: str, numbers: bool = False) -> Callable[[Row], Row]:
+    """Enter a row under the names of its ATen overloads, as `str(node.target)` spells them. numbers: it takes each
+    Number as it is, instead of as a size or a 0-d tensor as the operator's schema says."""
 
     def enter(row: Row) -> Row:
         for name in names:
             assert name not in ROWS, f"two rows claim {name}"
             ROWS[name] = row
+            if numbers:
+                NUMBER_ROWS.add(name)
         return row
 
     return enter
 
 
 class AtenBuilder(Builder):
-    """A Builder that knows the element types torch inferred for the call being imported."""
+    """A Builder that knows what torch inferred for the call being imported.
+
+    dtypes: element types of its results. signed: whether an integer it answers with may be below zero. row_major:
+    whether all its tensors lie row-major from the start of their memory. assertions: numbers.Assertion so far.
+    """
 
     def __init__(self, source: Graph | None = None) -> None:
         super().__init__(source)
         self.dtypes: tuple[DType | None, ...] = ()
+        self.signed = True
+        self.row_major = True
+        self.assertions: list[Any] = []
+
+    def parameter(self, name: str, array: np.ndarray) -> Value:
+        """A constant of that very name, never shared with an equal one: its contents may be replaced by `refresh`."""
+        value = Value(self.unique(name), of_array(array))
+        self.constants[value.name] = array
+        return value
 
     @property
     def dtype(self) -> DType:

@@ -53,7 +53,7 @@ BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
     "minimum": lambda x, y: _logical_or("min", "and", x, y),
     "atan2": lambda x, y: apply("atan2", x, y),
     "copysign": lambda x, y: apply("copysign", x, y),
-    "remainder": lambda x, y: _remainder(x, y),
+    "remainder": lambda x, y: remainder(x, y),
     "fmod": lambda x, y: apply("rem", x, y),
     "bitwise_and": lambda x, y: apply("and", x, y),
     "bitwise_or": lambda x, y: apply("or", x, y),
@@ -79,14 +79,15 @@ def _numbers(fn: str, x: Expr, y: Expr) -> Expr:
     return select(apply("ne", x, x), y, select(apply("ne", y, y), x, apply(fn, x, y)))
 
 
-def _remainder(x: Expr, y: Expr) -> Expr:
+def remainder(x: Expr, y: Expr) -> Expr:
+    """Python's x % y: the rest has the sign of y."""
     rest, zero = apply("rem", x, y), const(0, x.dtype)
     signs_differ = apply("ne", apply("lt", rest, zero), apply("lt", y, zero))
     return select(apply("and", apply("ne", rest, zero), signs_differ), rest + y, rest)
 
 
-def _floor_divide(x: Expr, y: Expr) -> Expr:
-    # Python's floor division: exact quotients stay exact (torch: div_floor in BinaryOpsKernel).
+def floor_divide(x: Expr, y: Expr) -> Expr:
+    """Python's x // y: exact quotients stay exact (torch: div_floor in BinaryOpsKernel)."""
     if x.dtype.kind == "uint":
         return x / y
     rest, zero = apply("rem", x, y), const(0, x.dtype)
@@ -148,7 +149,7 @@ def _rsub(b: AtenBuilder, x: Operand, y: Operand, alpha: float = 1) -> Value:
 @aten("aten.div.Tensor", "aten.div.Scalar", "aten.div.Tensor_mode", "aten.div.Scalar_mode", "aten.true_divide.Tensor")
 def _div(b: AtenBuilder, x: Operand, y: Operand, rounding_mode: str | None = None) -> Value:
     if rounding_mode == "floor":
-        return pointwise(b, (x, y), _floor_divide)
+        return pointwise(b, (x, y), floor_divide)
     if rounding_mode == "trunc" and b.dtype.is_float:
         return pointwise(b, (x, y), lambda p, q: apply("trunc", p / q))
     return pointwise(b, (x, y), lambda p, q: p / q)
@@ -156,7 +157,7 @@ def _div(b: AtenBuilder, x: Operand, y: Operand, rounding_mode: str | None = Non
 
 @aten("aten.floor_divide.default", "aten.floor_divide.Scalar")
 def _floor_div(b: AtenBuilder, x: Operand, y: Operand) -> Value:
-    return pointwise(b, (x, y), _floor_divide)
+    return pointwise(b, (x, y), floor_divide)
 
 
 @aten("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar")
