@@ -56,11 +56,13 @@ def _pool_attributes(b: Builder, node: Any) -> tuple[Value, dict[str, Any]]:
     return x, {**attrs, "kernel": kernel, "ceil_mode": bool(node.attr("ceil_mode", 0))}
 
 
-def _build_max_pool(b: Builder, node: Any) -> Any:
-    if len(node.outputs) > 1 and node.outputs[1]:
-        return NotImplemented
+def _build_max_pool(b: Builder, node: Any) -> tuple[Value | None, ...]:
     x, attrs = _pool_attributes(b, node)
-    return b.emit("pool", x, fn="max", hint="max_pool", **attrs)
+    pooled = b.emit("pool", x, fn="max", hint="max_pool", **attrs)
+    if len(node.outputs) < 2 or not node.outputs[1]:
+        return (pooled, None)
+    column_major = bool(node.attr("storage_order", 0))
+    return pooled, b.emit("max_pool_places", x, column_major=column_major, whole=True, **attrs)
 
 
 def _build_average_pool(b: Builder, node: Any) -> Value:
