@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from compiler import dims
+from compiler import dims, dtypes
 from compiler.builder import Builder
-from compiler.dims import Dim, Size
-from compiler.expr import cast
+from compiler.dtypes import DType
+from compiler.expr import apply, cast
 from compiler.ir import Node, Value
 from compiler.op import Call, OnnxRow, Sample, op
-from compiler.ops.elementwise import emit_map, operand
+from compiler.ops.elementwise import emit_map, operand, wide
 from compiler.ops.onnx_types import onnx_row
+from compiler.ops.resize_emit import apply_taps, constant_taps, emit_taps, outside_region, repeat
+from compiler.ops.resize_taps import Axis, Scale, positions, resized_axes, taps
 from compiler.ops.rounding import round_to
+from compiler.ops.sampling import NARROW
 from compiler.ops.shape import known_shape, listed, unknown_shape
 from compiler.types import TensorType
 
-_ATTRS = {
+_ONNX_ATTRS = {
     "antialias": 0,
     "axes": None,
     "coordinate_transformation_mode": "half_pixel",
@@ -32,98 +34,8 @@ _ATTRS = {
     "mode": "nearest",
     "nearest_mode": "round_prefer_floor",
 }
-Taps = list[tuple[np.ndarray, np.ndarray]]  # source positions and weights, one each an output position
-
-
-def output_shape(
-    shape: Sequence[Size], scales: Sequence[float] | None, sizes: Sequence[Size] | None, attrs: Mapping[str, Any]
-) -> list[tuple[Size | None, float | None]]:
-    """For each axis the output extent (None: not decided) and the scale (None: extent over extent)."""
-    chosen = [a % len(shape) for a in attrs["axes"]] if attrs["axes"] else list(range(len(shape)))
-    result: list[tuple[Size | None, float | None]] = [(size, 1.0) for size in shape]
-    if scales is not None:
-        for axis, scale in zip(chosen, scales, strict=True):
-            result[axis] = (_scaled(shape[axis], scale), scale)
-        return result
-    assert sizes is not None
-    if attrs["keep_aspect_ratio_policy"] == "stretch":
-        for axis, size in zip(chosen, sizes, strict=True):
-            result[axis] = (size, None)
-        return result
-    if not (dims.is_static(sizes) and dims.is_static([shape[a] for a in chosen])):
-        for axis in chosen:
-            result[axis] = (None, None)
-        return result
-    ratios: list[Any] = [size / shape[a] for a, size in zip(chosen, sizes, strict=True)]  # type: ignore[operator]
-    best = (min if attrs["keep_aspect_ratio_policy"] == "not_larger" else max)(ratios)
-    for axis in chosen:
-        result[axis] = (math.floor(shape[axis] * best + 0.5), best)
-    return result
-
-
-def _scaled(size: Size, scale: float) -> Size | None:
-    if isinstance(size, int):
-        return math.floor(size * scale)
-    if scale == int(scale):
-        return size * int(scale)
-    return size // round(1 / scale) if 1 / scale == round(1 / scale) else None
-
-
-def positions(size: int, out: int, scale: float, mode: str) -> np.ndarray:
-    """Where each output position lies on the input axis (ONNX Resize, coordinate_transformation_mode)."""
-    x = np.arange(out, dtype=np.float64)
-    length = scale * size  # of the result before it was rounded down
-    if mode == "align_corners":
-        return x * (size - 1) / (length - 1) if length != 1 else np.zeros(out)
-    if mode == "asymmetric":
-        return x / scale
-    if mode == "pytorch_half_pixel" and out == 1:
-        return np.zeros(1)
-    middle = (x + 0.5) / scale - 0.5
-    if mode == "half_pixel_symmetric":
-        return middle + size / 2 * (1 - out / length)
-    return middle
-
-
-def _nearest(x: np.ndarray, mode: str) -> np.ndarray:
-    rounded = {
-        "round_prefer_floor": lambda: np.ceil(x - 0.5),
-        "round_prefer_ceil": lambda: np.floor(x + 0.5),
-        "floor": lambda: np.floor(x),
-        "ceil": lambda: np.ceil(x),
-    }
-    return rounded[mode]()
-
-
-def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic convolution kernel (1981)."""
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
-
-
-def taps(size: int, out: int, scale: float | None, attrs: Mapping[str, Any]) -> Taps:
-    """What each output position of one axis is made of."""
-    x = positions(size, out, out / size if scale is None else scale, attrs["coordinate_transformation_mode"])
-    last = size - 1
-    if attrs["mode"] == "nearest":
-        return [(np.clip(_nearest(x, attrs["nearest_mode"]), 0, last).astype(np.int64), np.ones(out))]
-    base = np.floor(x).astype(np.int64)
-    reach = (0, 1) if attrs["mode"] == "linear" else (-1, 0, 1, 2)
-    places = [base + offset for offset in reach]
-    if attrs["mode"] == "linear":
-        weights = [1 - (x - base), x - base]
-    else:
-        weights = [_cubic(np.abs(x - place), attrs["cubic_coeff_a"]) for place in places]
-    if attrs["exclude_outside"]:
-        weights = [np.where((p >= 0) & (p <= last), w, 0.0) for p, w in zip(places, weights, strict=True)]
-        total = sum(weights)
-        weights = [w / total for w in weights]
-    return [(np.clip(p, 0, last), w) for p, w in zip(places, weights, strict=True)]
-
-
-def _column(weights: np.ndarray, axis: int, rank: int) -> np.ndarray:
-    return weights.reshape([-1 if a == axis else 1 for a in range(rank)])
+_ATTRS = {**_ONNX_ATTRS, "float32_nearest": False}
+_REGION = "tf_crop_and_resize"
 
 
 def _plain(contents: np.ndarray | None) -> Any:
@@ -134,17 +46,10 @@ def _plain_floats(contents: np.ndarray | None) -> list[float] | None:
     return [float(c) for c in contents.reshape(-1)] if contents is not None and contents.size else None
 
 
-def _covered(attrs: Mapping[str, Any]) -> bool:
-    """Whether the arithmetic here serves these attributes."""
-    return not attrs["antialias"] and attrs["coordinate_transformation_mode"] != "tf_crop_and_resize"
-
-
 def _build(b: Builder, node: Any) -> Any:
-    attrs = {key: node.attr(key, default) for key, default in _ATTRS.items()}
-    if not _covered(attrs):
-        return NotImplemented
-    inputs = (node.required(0), None, *node.inputs[2:4])
-    return b.emit("resize", *inputs, **attrs)
+    attrs = {key: node.attr(key, default) for key, default in _ONNX_ATTRS.items()}
+    region = node.input(1) if attrs["coordinate_transformation_mode"] == _REGION else None
+    return b.emit("resize", node.required(0), region, *node.inputs[2:4], **attrs)
 
 
 def _legacy(node: Any) -> Any:
@@ -165,27 +70,48 @@ def _build_upsample(b: Builder, node: Any) -> Any:
     if scales is None:
         given = node.attr("scales") or (1.0, 1.0, node.attr("height_scale"), node.attr("width_scale"))
         scales = b.constant(np.array(given, np.float32))
-    attrs = {key: value for key, value in _legacy(node).attrs.items() if key in _ATTRS}
+    attrs = {key: value for key, value in _legacy(node).attrs.items() if key in _ONNX_ATTRS}
     return b.emit("resize", node.required(0), None, scales, **attrs)
+
+
+def _places_of_region(shape: tuple[Any, ...], attrs: Mapping[str, Any]) -> list[tuple[int, int] | None]:
+    """For each axis where its start and end stand in roi, None for one that roi does not mention."""
+    chosen = [a % len(shape) for a in attrs["axes"]] if attrs["axes"] else list(range(len(shape)))
+    count = len(chosen)
+    return [(chosen.index(a), count + chosen.index(a)) if a in chosen else None for a in range(len(shape))]
 
 
 @op(
     "resize",
-    onnx=OnnxRow("Resize", _ATTRS, build=_build, upgrades=((11, _upgrade_resize),)),
+    onnx=OnnxRow("Resize", _ONNX_ATTRS, build=_build, upgrades=((11, _upgrade_resize),)),
     attrs=_ATTRS,
     value_operands=(2, 3),
-    host_reason="sizes or scales that are not fixed, with more than whole-number repetition",
+    host_reason="sizes or scales that come from data, or an element type nothing is computed in",
 )
 class Resize:
-    """x resampled along each axis: operands x, roi (unused), scales or none, sizes or none."""
+    """x resampled along each axis: operands x, roi (read by tf_crop_and_resize only), scales or none, sizes or none.
+
+    Where both are given, sizes decide the result's shape and scales the positions (as in torch). float32_nearest:
+    nearest positions are products in float32 rounded down, as torch computes them. Integers round to the nearest
+    and saturate.
+    """
 
     def infer(call: Call) -> list[TensorType]:
         x = call.tensor(0)
         scales, sizes = _plain_floats(call.value(2)), _plain(call.value(3))
         if x.shape is None or (scales is None and sizes is None):
             return [TensorType(x.dtype, unknown_shape(call, None if x.shape is None else len(x.shape)))]
-        wanted = output_shape(x.shape, scales, sizes, call.attrs)
-        return [TensorType(x.dtype, tuple(call.fresh() if size is None else size for size, _ in wanted))]
+        if call.attrs["coordinate_transformation_mode"] == _REGION and call.optional(1) is None:
+            call.shape_error("tf_crop_and_resize without a region; expected the start and end of every axis as roi")
+        count = len(call.attrs["axes"] or x.shape)
+        for name, given in (("scales", scales), ("sizes", sizes)):
+            if given is not None and len(given) != count:
+                call.shape_error(f"{len(given)} {name} for {count} axes; expected one each")
+        axes = resized_axes(x.shape, scales, sizes, call.attrs)
+        for number, axis in enumerate(axes):
+            if axis.size == 0 and isinstance(axis.out, int) and axis.out > 0:
+                call.shape_error(f"axis {number} is empty and cannot be resized to {axis.out} elements")
+        return [TensorType(x.dtype, tuple(axis.out for axis in axes))]
 
     def reference(
         x: np.ndarray,
@@ -195,91 +121,171 @@ class Resize:
         **attrs: Any,
     ) -> np.ndarray:
         result = x if attrs["mode"] == "nearest" else x.astype(np.float64)
-        for axis, (out, scale) in enumerate(output_shape(x.shape, _plain_floats(scales), _plain(sizes), attrs)):
-            if out == x.shape[axis] and scale in (1.0, None):
+        axes = resized_axes(x.shape, _plain_floats(scales), _plain(sizes), attrs)
+        region = _places_of_region(x.shape, attrs) if roi is not None else [None] * x.ndim
+        for number, (axis, ends) in enumerate(zip(axes, region, strict=True)):
+            part = (float(roi[ends[0]]), float(roi[ends[1]])) if roi is not None and ends else None
+            if axis.is_kept(attrs) and part in (None, (0.0, 1.0)):
                 continue
-            parts = taps(x.shape[axis], int(out), scale, attrs)  # type: ignore[arg-type]
-            if attrs["mode"] == "nearest":
-                result = np.take(result, parts[0][0], axis=axis)
+            if axis.out == 0:
+                result = np.take(result, np.zeros(0, np.int64), axis=number)
+                continue
+            places, weights = taps(axis, attrs, part)
+            column = [-1 if a == number else 1 for a in range(x.ndim)]
+            if weights is None:
+                result = np.take(result, places[0], axis=number)
             else:
-                picked = [np.take(result, p, axis=axis) * _column(w, axis, x.ndim) for p, w in parts]
-                result = np.sum(picked, axis=0)
+                pairs = zip(places, weights, strict=True)
+                result = np.sum([np.take(result, p, axis=number) * w.reshape(column) for p, w in pairs], axis=0)
+            if part is not None:
+                at = positions(axis, _REGION, part)
+                outside = (at < 0) | (at > axis.size - 1)
+                result = np.where(outside.reshape(column), attrs["extrapolation_value"], result)
         if result.dtype == x.dtype:
             return result
-        return round_to(result, x.dtype) if x.dtype.kind not in "iu" else np.rint(result).astype(x.dtype)
+        if dtypes.from_numpy(x.dtype).is_float:
+            return round_to(result, x.dtype)
+        limits = np.iinfo(x.dtype)
+        return np.clip(np.rint(result), limits.min, limits.max).astype(x.dtype)
 
     def decompose(b: Builder, node: Node) -> Value | None:
-        x, _, scales, sizes = (*node.inputs, None, None, None)[:4]
-        attrs, shape = node.attrs, known_shape(x)
+        x, roi, scales, sizes = (*node.inputs, None, None, None)[:4]
+        attrs, shape, dtype = node.attrs, known_shape(x), x.type.dtype
         known = _plain_floats(b.contents(scales)), _plain(b.contents(sizes))
-        if known == (None, None) or (attrs["mode"] != "nearest" and not x.type.dtype.is_float):
+        inner = dtype if attrs["mode"] == "nearest" else _inner_type(dtype)
+        if known == (None, None) or inner is None:
             return None
-        plan = [_axis_plan(shape[a], *each, attrs) for a, each in enumerate(output_shape(shape, *known, attrs))]
-        if any(step is None for step in plan):
-            return None
-        for axis, step in enumerate(plan):
-            if isinstance(step, int):
-                x = _repeat(b, x, axis, step) if step > 1 else x
-            elif step is not None:
-                x = _resample(b, x, axis, step)
-        return x
+        region = _regions(b, roi, shape, attrs)
+        changed = [
+            (number, axis)
+            for number, axis in enumerate(resized_axes(shape, *known, attrs))
+            if not axis.is_kept(attrs) or region[number] is not None
+        ]
+        if inner != dtype:
+            x = emit_map(b, cast(operand(0, x), inner), x, hint="widened")
+        last = _channels_last(x, changed)
+        if last:
+            x = b.emit("transpose", x, perm=last)
+        counts = [1] * len(shape)
+        for number, axis in changed:
+            at = last.index(number) if last else number
+            counts[at] = _repeats(axis, attrs) if region[number] is None else 1
+            if counts[at] == 1:
+                x = _resample(b, x, at, axis, attrs, region[number])
+        if max(counts, default=1) > 1:
+            x = repeat(b, x, counts)
+        if last:
+            x = b.emit("transpose", x, perm=[last.index(a) for a in range(len(last))])
+        if inner == dtype:
+            return x
+        total = operand(0, x)
+        return emit_map(b, cast(apply("rint", total) if dtype.is_integer else total, dtype), x, hint="resize")
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
-        x = rng.standard_normal((1, 2, 4, 5)).astype(np.float32)
-
-        def by(*scales: float) -> np.ndarray:
-            return np.array((1, 1, *scales), np.float32)
-
-        yield Sample((x, None, by(2, 3)), name="repeat")
-        yield Sample((x, None, by(1.5, 0.6)), {"nearest_mode": "ceil"}, name="nearest")
-        yield Sample((x, None, None, np.array([8, 10])), {"mode": "linear", "axes": (2, 3)}, 8, "linear sizes")
-        for mode in ("align_corners", "asymmetric", "half_pixel_symmetric", "pytorch_half_pixel"):
-            coordinates = {"coordinate_transformation_mode": mode}
-            yield Sample((x, None, by(1.7, 0.25)), {"mode": "linear", **coordinates}, 8, f"linear {mode}")
-        yield Sample((x, None, by(1.5, 2)), {"mode": "cubic", "exclude_outside": 1}, 16, "cubic")
-        wide = {"axes": (2, 3), "keep_aspect_ratio_policy": "not_larger", "mode": "linear"}
-        yield Sample((x, None, None, np.array([9, 9])), wide, 8, "not larger")
+        yield from _samples(rng)
 
 
-def _axis_plan(size: Size, out: Size | None, scale: float | None, attrs: Mapping[str, Any]) -> int | Taps | None:
-    """How often to repeat each element, or the taps of each output position; None where sizes do not decide."""
-    if out is None:
+def _inner_type(dtype: DType) -> DType | None:
+    """What sums of elements are computed in."""
+    if dtype.is_float:
+        return wide(dtype)
+    if not dtype.is_integer:
         return None
-    if out == size and scale in (1.0, None):
-        return 1
-    factor = dims.divide_exactly(out, size) if scale is None or scale == int(scale) else None
+    return dtypes.float32 if dtype.bits <= 16 else dtypes.float64
+
+
+def _regions(
+    b: Builder, roi: Value | None, shape: tuple[Any, ...], attrs: Mapping[str, Any]
+) -> list[tuple[Value, Value] | None]:
+    """For each axis the 0-d start and end of its region; None where that is the whole axis."""
+    if roi is None:
+        return [None] * len(shape)
+    contents = b.contents(roi)
+    found: list[tuple[Value, Value] | None] = []
+    for ends in _places_of_region(shape, attrs):
+        whole = ends is None or (contents is not None and [float(contents[e]) for e in ends] == [0.0, 1.0])
+        found.append(None if whole or ends is None else (_element(b, roi, ends[0]), _element(b, roi, ends[1])))
+    return found
+
+
+def _element(b: Builder, vector: Value, number: int) -> Value:
+    one = b.emit("slice", vector, starts=(number,), sizes=(1,), steps=(1,))
+    return b.emit("reshape", one, b.sizes(()))
+
+
+def _channels_last(x: Value, changed: list[tuple[int, Axis]]) -> list[int]:
+    """The order of axes that puts channels last, where they stay and are many: whole rows of them move at once, which
+    is also how convolutions leave them in memory. Else no order."""
+    rank = len(known_shape(x))
+    if rank < 3 or any(number < 2 for number, _ in changed) or not changed:
+        return []
+    channels = known_shape(x)[1]
+    return [] if isinstance(channels, int) and channels < NARROW else [0, *range(2, rank), 1]
+
+
+def _repeats(axis: Axis, attrs: Mapping[str, Any]) -> int:
+    """How often each element stands in the result, one after the other; 1 where it is not that."""
+    factor = dims.divide_exactly(axis.out, axis.size)
     rounding = (attrs["coordinate_transformation_mode"], attrs["nearest_mode"])
-    repeats = rounding == ("asymmetric", "floor") or (rounding[0] == "half_pixel" and rounding[1].startswith("round"))
-    if attrs["mode"] == "nearest" and repeats and isinstance(factor, int) and factor > 0:
-        return factor
-    if isinstance(size, Dim) or isinstance(out, Dim) or size == 0:
-        return None
-    return taps(size, out, scale, attrs)
+    whole = rounding == ("asymmetric", "floor") or (rounding[0] == "half_pixel" and rounding[1].startswith("round"))
+    if attrs["mode"] != "nearest" or not isinstance(factor, int) or factor < 1 or not whole:
+        return 1
+    return factor if isinstance(axis.scale, Scale) or axis.scale == factor else 1
 
 
-def _repeat(b: Builder, x: Value, axis: int, count: int) -> Value:
-    """Each element along an axis `count` times in a row."""
-    shape = known_shape(x)
-    before, after = shape[: axis + 1], shape[axis + 1 :]
-    apart = b.emit("reshape", x, b.sizes((*before, 1, *after)))
-    spread = b.emit("expand", apart, b.sizes((*before, count, *after)))
-    return b.emit("reshape", spread, b.sizes((*shape[:axis], shape[axis] * count, *after)))
+def _resample(
+    b: Builder, x: Value, at: int, axis: Axis, attrs: Mapping[str, Any], region: tuple[Value, Value] | None
+) -> Value:
+    dtype = x.type.dtype if x.type.dtype.is_float else dtypes.float32
+    if region is None and dims.is_static((axis.size, axis.out)) and axis.number() is not None and axis.size:
+        return apply_taps(b, x, at, constant_taps(b, *taps(axis, attrs), dtype))
+    x = apply_taps(b, x, at, emit_taps(b, axis, attrs, dtype, region))
+    return x if region is None else outside_region(b, x, at, axis, region, attrs["extrapolation_value"])
 
 
-def _resample(b: Builder, x: Value, axis: int, parts: Taps) -> Value:
-    """The weighted sum of slices picked along an axis."""
-    picked = [b.emit("take", x, b.constant(places), axis=axis) for places, _ in parts]
-    if len(parts) == 1:
-        return picked[0]
-    rank, dtype = len(known_shape(x)), x.type.dtype
-    inner = operand(0, x).dtype
-    weights = [b.constant(_column(w, axis, rank), dtype=inner) for _, w in parts]
-    values = [*picked, *weights]
-    count = len(parts)
-    total = operand(0, picked[0]) * operand(count, weights[0])
-    for i in range(1, count):
-        total = total + operand(i, picked[i]) * operand(count + i, weights[i])
-    return emit_map(b, cast(total, dtype), *values, hint="resize")
+def _samples(rng: np.random.Generator) -> Iterator[Sample]:
+    x = rng.standard_normal((1, 2, 4, 5)).astype(np.float32)
+
+    def by(*scales: float) -> np.ndarray:
+        return np.array((1, 1, *scales), np.float32)
+
+    def to(*sizes: int) -> np.ndarray:
+        return np.array((1, 2, *sizes))
+
+    yield Sample((x, None, by(2, 3)), name="repeat")
+    yield Sample((x, None, by(1.5, 0.6)), {"nearest_mode": "ceil"}, name="nearest")
+    plane = {"axes": (2, 3)}
+    yield Sample((x, None, None, np.array([8, 10])), {"mode": "linear", **plane}, 8, "linear sizes")
+    for mode in ("align_corners", "asymmetric", "half_pixel_symmetric", "pytorch_half_pixel"):
+        coordinates = {"coordinate_transformation_mode": mode}
+        yield Sample((x, None, by(1.7, 0.25)), {"mode": "linear", **coordinates}, 8, f"linear {mode}")
+        yield Sample((x, None, None, to(1, 7)), {"mode": "cubic", **coordinates}, 32, f"cubic {mode}")
+    yield Sample((x, None, by(1.5, 2)), {"mode": "cubic", "exclude_outside": 1}, 16, "cubic")
+    for policy in ("not_larger", "not_smaller"):
+        wide_plane = {**plane, "keep_aspect_ratio_policy": policy, "mode": "linear"}
+        yield Sample((x, None, None, np.array([9, 9])), wide_plane, 8, policy.replace("_", " "))
+    for mode, sizes in (("linear", (2, 11)), ("cubic", (3, 2))):
+        for outside in (0, 1):
+            smooth = {"mode": mode, "antialias": 1, "exclude_outside": outside}
+            yield Sample((x, None, None, to(*sizes)), smooth, 16, f"antialias {mode} {outside}")
+    yield Sample((x, None, by(0.4, 0.7)), {"mode": "linear", "antialias": 1}, 16, "antialias scales")
+    region = np.array([0, 0, 0.1, -0.2, 1, 1, 0.9, 1.3], np.float32)
+    for mode in ("nearest", "linear"):
+        crop = {"mode": mode, "coordinate_transformation_mode": _REGION, "extrapolation_value": 7.5}
+        yield Sample((x, region, None, to(1, 6)), crop, 16, f"region {mode}")
+    crop = {"mode": "cubic", "coordinate_transformation_mode": _REGION, "axes": (3, 1)}
+    yield Sample((x, region[[3, 1, 7, 5]], None, np.array([4, 2])), crop, 32, "region axes")
+    many = rng.standard_normal((2, 17, 3, 4))
+    yield Sample((many, None, None, np.array([2, 17, 7, 4])), {"mode": "linear"}, 8, "channels")
+    yield Sample((many, None, by(2, 2)), name="channels repeat")
+    images = rng.integers(0, 256, (1, 3, 6, 5)).astype(np.uint8)
+    yield Sample((images, None, by(1.3, 0.5)), {"mode": "cubic"}, name="bytes")
+    yield Sample((x.astype(np.float16), None, by(1.3, 0.5)), {"mode": "linear", "antialias": 1}, 2, "half")
+    for name in ("asymmetric", "half_pixel"):
+        torch = {"coordinate_transformation_mode": name, "nearest_mode": "floor", "float32_nearest": True}
+        yield Sample((x, None, None, to(7, 3)), torch, name=f"float32 {name}")
+        yield Sample((x, None, by(1.9, 0.7), to(7, 3)), torch, name=f"float32 {name} by")
+    yield Sample((x, None, None, to(0, 3)), {"mode": "linear"}, name="nothing")
 
 
 onnx_row(

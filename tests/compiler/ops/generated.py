@@ -19,9 +19,8 @@ from compiler.types import TensorType, of_array
 lookup("map")  # fills the registry
 FIXED_OPERANDS = frozenset({("gather_nd", 1), ("scatter_nd", 1)})  # their last size decides the result's rank
 # The only sizes of the samples that may be symbols, where the others shape the code: batch and steps of recurrent
-# layers, channels of a resize (positions are computed while compiling), batch of a Fourier transform,
-# length of the signal of a short-time one.
-ONLY_SYMBOLIC = {"lstm": (3, 4), "gru": (3, 4), "rnn": (3, 4), "resize": (2,), "dft": (6,), "stft": (50,)}
+# layers, batch of a Fourier transform, length of the signal of a short-time one.
+ONLY_SYMBOLIC = {"lstm": (3, 4), "gru": (3, 4), "rnn": (3, 4), "dft": (6,), "stft": (50,)}
 
 
 @dataclass(frozen=True)
