@@ -166,7 +166,8 @@ def _cheapest(parts: Sequence[Term], result: str) -> tuple[int, int]:
     sizes: dict[str, int] = {}
     for value, labels in parts:
         for label, size in zip(labels, known_shape(value), strict=True):
-            sizes[label] = max(sizes.get(label, 1), int(size))  # type: ignore[call-overload]
+            assert isinstance(size, int)
+            sizes[label] = max(sizes.get(label, 1), size)
 
     def elements(pair: tuple[int, int]) -> int:
         others = set(result).union(*(labels for i, (_, labels) in enumerate(parts) if i not in pair))
