@@ -17,16 +17,16 @@ def to_onnx(
     model: nn.Module,
     inputs: tuple[torch.Tensor, ...],
     path: str | Path | None = None,
-    dynamic: Sequence[Mapping[int, str]] = (),
+    dynamic: Sequence[Mapping[int, str | torch.export.Dim]] = (),
 ) -> bytes:
     """The model as an ONNX file's bytes, also written to `path` if given. Inputs are called as forward's parameters.
 
-    `dynamic` has, for each input, axis -> name of its size; equal names are equal sizes. At most 2 GB of weights
-    (protobuf's limit; the file holds its own weights). The exporter's warnings, about packages and names of its own
-    concern, are left out.
+    `dynamic` has, for each input, axis -> name of its size; equal names are equal sizes, a Dim also has a range. At
+    most 2 GB of weights (protobuf's limit; the file holds its own weights). The exporter's warnings, about packages and
+    names of its own concern, are left out.
     """
-    dims = {name: torch.export.Dim(name) for axes in dynamic for name in axes.values()}
-    shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in dynamic) or None
+    dims = {size: torch.export.Dim(size) for axes in dynamic for size in axes.values() if isinstance(size, str)}
+    shapes = tuple({axis: dims.get(size, size) for axis, size in axes.items()} for axes in dynamic) or None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -20,14 +20,14 @@ BATCH = {0: "batch"}
 class Case:
     """A module in eval mode and its positional inputs.
 
-    dynamic: for each input, axis -> name of the size that varies there; () if none do.
+    dynamic: for each input, axis -> name (or Dim) of the size that varies there; () if none do.
     other: inputs of other sizes, where some vary.
     onnx: why the model is not tried from ONNX, or "".
     """
 
     module: nn.Module
     inputs: Tensors
-    dynamic: tuple[Mapping[int, str], ...] = ()
+    dynamic: tuple[Mapping[int, Any], ...] = ()
     other: Tensors | None = None
     onnx: str = ""
 
@@ -51,7 +51,7 @@ class Picked(nn.Module):
 def plain(
     module: nn.Module,
     inputs: Callable[..., Tensors],
-    dynamic: Sequence[Mapping[int, str]] = (),
+    dynamic: Sequence[Mapping[int, Any]] = (),
     other: Sequence[int] = (),
 ) -> Case:
     """A case of our own module: `inputs()` are the example, `inputs(*other)` of other sizes."""

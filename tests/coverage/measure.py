@@ -65,7 +65,7 @@ def measure(family: str, kind: str, build: Builder, front_end: str) -> Result:
     start = time.perf_counter()
     try:
         case = build()
-        varying = ", ".join(dict.fromkeys(name for axes in case.dynamic for name in axes.values()))
+        varying = ", ".join(dict.fromkeys(name for axes in case.dynamic for name in map(_size_name, axes.values())))
         program_from = _from_torch if front_end == "torch" else _from_onnx
         if front_end == "ONNX" and case.onnx:
             return Result(family, kind, front_end, varying, failure=f"not tried: {case.onnx}")
@@ -147,6 +147,10 @@ def _truth(case: Case, inputs: Tensors) -> list[np.ndarray]:
 def _arrays(results: Any) -> list[np.ndarray]:
     results = results if isinstance(results, (tuple, list)) else (results,)
     return [np.asarray(result) for result in results]
+
+
+def _size_name(size: Any) -> str:
+    return size if isinstance(size, str) else size.__name__
 
 
 def _doubled(x: Any) -> Any:

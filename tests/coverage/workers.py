@@ -82,6 +82,10 @@ def _answer(worker: _Worker) -> Result | None:
 
 
 def _serve(pipe: Connection) -> None:
+    # What torch's exporter prints goes nowhere: results are told by the parent, and a failure's text is in them.
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
     os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TRANSFORMERS_VERBOSITY="error")
     import torch
 

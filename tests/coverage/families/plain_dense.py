@@ -211,11 +211,12 @@ class SpatialTransformer(nn.Module):
 
 
 def square(module: type[nn.Module], channels: int, size: int = 24) -> Case:
-    """Batch, height and width dynamic."""
+    """Batch, height and width dynamic, the latter in multiples of 8."""
+    height, width = (8 * torch.export.Dim(name, min=2, max=256) for name in ("rows", "columns"))
     return plain(
         module(),
         lambda batch=2, height=size, width=size + 8: (torch.randn(batch, channels, height, width),),
-        [{0: "batch", 2: "height", 3: "width"}],
+        [{0: "batch", 2: height, 3: width}],
         (3, size + 8, size),
     )
 

@@ -212,7 +212,7 @@ def torch_transformer() -> Case:
 
         def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             causal = torch.triu(torch.full((target.shape[1], target.shape[1]), float("-inf")), 1)
-            return self.model(source, target, tgt_mask=causal)
+            return self.model(source, target, tgt_mask=causal, tgt_is_causal=True)
 
     return plain(Both(), lambda batch=2: (torch.randn(batch, 9, 16), torch.randn(batch, 6, 16)), [BATCH, BATCH], (3,))
 

@@ -58,7 +58,7 @@ FAMILIES: dict[str, Builder] = {
         image_size=32,
         width_coefficient=0.25,
         depth_coefficient=0.3,
-        hidden_dim=64,
+        hidden_dim=320,
     ),
     "MobileViT": partial(
         classifier,
