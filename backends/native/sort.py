@@ -17,7 +17,7 @@ from backends.native.access import kernel_name
 from backends.native.kernel import I8, I64, ArgumentReader, Arguments, UnpackedReads, declare_kernel
 from backends.native.loops import Odometer, Values, byte_strides, chunk_range, counted_loop, rows_per_chunk, when
 from backends.native.memory import align
-from backends.native.sort_emission import DIGITS, Keys, RowSort
+from backends.native.sort_emission import DIGITS, ENOUGH, Keys, RowSort
 from backends.native.target import Target
 from compiler.dims import Size
 from compiler.errors import ShapeError
@@ -132,14 +132,14 @@ def check_count(count: int, length: int, where: tuple[str, ...]) -> None:
 def insertion_ns(length: int, count: int) -> float:
     """About how long a row of random elements takes by insertion."""
     inserted = min(length, count * (1.0 + math.log(max(length, 1) / max(count, 1))))
-    return 1.2 * length + inserted * (5.0 + 0.35 * count)
+    return 1.2 * length + inserted * (12.0 + 0.35 * count)
 
 
 def radix_ns(length: int, count: int, key_bytes: int) -> float:
     """About how long a row takes by radix sort."""
-    sorted_length = min(length, 2 * count + 256) if count * NARROW_FROM <= length else length
-    narrowing = 4.0 * length if sorted_length < length else 0.0
-    return 2.0 * length + narrowing + key_bytes * (350.0 + 3.0 * sorted_length)
+    narrowed = count * NARROW_FROM <= length
+    sorted_length = min(length, 2 * count + ENOUGH // 2) if narrowed else length
+    return (3.0 if narrowed else 1.0) * length + key_bytes * (140.0 + 2.2 * sorted_length)
 
 
 def select(call: KernelCall, target: Target) -> SortKernel:
