@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compiler import dims
 from compiler.errors import ModelError, ShapeError
+from compiler.frontends import torch_recurrent
 from compiler.frontends.aten import ROWS, SIZE_ROWS
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ def export(
     """
     import torch
 
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), torch_recurrent.known_by_shape():
         # torch.export copies specs of its own that torch's pytree module has deprecated: nothing a user could change.
         warnings.filterwarnings("ignore", r".*\bLeafSpec\b.* is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", torch_recurrent.FLAT_WEIGHTS, UserWarning)
         if not isinstance(model, torch.export.ExportedProgram):
             shapes = _named_dims(dynamic_shapes, {})
             if shapes:

@@ -1,0 +1,53 @@
+"""Recurrent layers while torch.export traces: known by the shapes of their results, so that sequence lengths may vary.
+
+torch finds those shapes by a decomposition that runs a layer step by step, which makes the number of steps a constant
+of the program. Imports torch inside its functions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+# torch notices its own recurrent layers swapping their list of weights while it traces them.
+FLAT_WEIGHTS = r"The tensor attributes? (self\.([\w.]+\.)?_flat_weights\[\d+\](, )?)+ w(as|ere) assigned during export"
+
+
+@contextmanager
+def known_by_shape() -> Iterator[None]:
+    """While open, torch's kernels for shapes of LSTM, GRU and RNN are replaced by ours."""
+    from torch import ops
+    from torch._C import DispatchKey
+
+    keys = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd, DispatchKey.Meta)
+    shapes = {ops.aten.lstm.input: _lstm}
+    shapes.update(dict.fromkeys((ops.aten.gru.input, ops.aten.rnn_tanh.input, ops.aten.rnn_relu.input), _one_state))
+    before = {operator: dict(operator.py_kernels) for operator in shapes}
+    try:
+        for operator, shape in shapes.items():
+            operator.py_kernels.update(dict.fromkeys(keys, shape))
+            operator._dispatch_cache.clear()
+        yield
+    finally:
+        for operator, kernels in before.items():
+            operator.py_kernels.clear()
+            operator.py_kernels.update(kernels)
+            operator._dispatch_cache.clear()
+
+
+def _lstm(x: torch.Tensor, states: Any, *settings: Any) -> tuple[torch.Tensor, ...]:
+    h, c = states
+    return _every_step(x, h, settings), h.new_empty(h.shape), c.new_empty(c.shape)
+
+
+def _one_state(x: torch.Tensor, h: torch.Tensor, *settings: Any) -> tuple[torch.Tensor, ...]:
+    return _every_step(x, h, settings), h.new_empty(h.shape)
+
+
+def _every_step(x: torch.Tensor, h: torch.Tensor, settings: Any) -> torch.Tensor:
+    """settings: params, has_biases, layers, dropout, train, bidirectional, batch_first."""
+    return x.new_empty((*x.shape[:2], h.shape[2] * (2 if settings[5] else 1)))
