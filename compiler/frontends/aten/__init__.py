@@ -13,12 +13,15 @@ from compiler.frontends.aten import (
     product,
     recurrent,
     reduce,
+    resample,
     shape,
+    sort,
 )
 from compiler.frontends.aten.base import NUMBER_ROWS, ROWS, AtenBuilder
 from compiler.frontends.aten.sizes import SIZE_ROWS
 
 __all__ = [
     "NUMBER_ROWS", "ROWS", "SIZE_ROWS", "AtenBuilder",
-    "activation", "experts", "index", "make", "norm", "pointwise", "pool", "product", "recurrent", "reduce", "shape",
+    "activation", "experts", "index", "make", "norm", "pointwise", "pool", "product", "recurrent", "reduce",
+    "resample", "shape", "sort",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""ATen pooling and resampling."""
+"""ATen pooling."""
 
 from __future__ import annotations
 
