@@ -47,8 +47,14 @@ def aligned_copy(array: np.ndarray) -> np.ndarray:
 
 
 def window(array: np.ndarray, shape: Sequence[int], strides: Sequence[int], offset: int) -> np.ndarray:
-    """A strided window on the memory of a dense array, strides and offset in elements. Raises ValueError when it
-    reaches outside. (as_strided does not know the float8 types.)"""
+    """A strided window on the memory of a dense array, strides and offset in elements (of Python objects: a copy).
+    Raises ValueError or IndexError when it reaches outside. (as_strided does not know the float8 types.)"""
+    if 0 in shape:  # its strides may lead anywhere
+        return np.empty(shape, array.dtype)
+    if array.dtype.hasobject:
+        grid = np.indices(shape, sparse=True)
+        places = offset + sum(i * stride for i, stride in zip(grid, strides, strict=True))
+        return np.asarray(array.reshape(-1)[places], object).reshape(shape)
     size = array.dtype.itemsize
     memory = np.ascontiguousarray(array).reshape(-1).view(f"u{size}" if size in (1, 2) else array.dtype)
     return np.ndarray(shape, array.dtype, memory, offset * size, [stride * size for stride in strides])

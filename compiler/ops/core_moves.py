@@ -9,7 +9,6 @@ import numpy as np
 
 from compiler import dims, views
 from compiler.dims import Size
-from compiler.errors import ShapeError
 from compiler.expr import arg, const
 from compiler.ir import Node
 from compiler.kernels import MoveSpec
@@ -94,12 +93,14 @@ class Pad:
     def decompose(b: Any, node: Node) -> Any:
         if node.attrs["mode"] == "constant":
             return None
+        from compiler.ops.padding_index import padding_index  # which is made of ops declared after this file
+
         x = node.inputs[0]
         sides = zip(node.attrs["before"], node.attrs["after"], x.type.shape, strict=True)
         for axis, (before, after, size) in enumerate(sides):
             if (before, after) == (0, 0):
                 continue
-            positions = padding_index(b, node, axis, size, before, after)
+            positions = padding_index(b, node.attrs["mode"], size, before, after)
             x = b.emit("take", x, positions, axis=axis)
         return x
 
@@ -125,17 +126,6 @@ class Pad:
         yield Sample((x, fill), {"before": (1, -1), "after": (0, 2), "mode": "constant"})
         for mode in ("edge", "reflect", "wrap"):
             yield Sample((x,), {"before": (1, 2), "after": (2, 0), "mode": mode}, name=mode)
-
-
-def padding_index(b: Any, node: Node, axis: int, size: Size, before: Size, after: Size) -> Any:
-    """The source positions of one padded axis. Sizes must be numbers (else ShapeError)."""
-    if not dims.is_static((size, before, after)):
-        raise ShapeError(
-            f"{node.place}: pad mode {node.attrs['mode']} needs a fixed size on axis {axis}, found {size}; fix that dim"
-        )
-    row = np.arange(size, dtype=np.int64)  # type: ignore[arg-type]
-    padded = Pad.reference(row, before=(before,), after=(after,), mode=node.attrs["mode"])  # type: ignore[arg-type,misc]
-    return b.constant(padded, "pad_index")
 
 
 @op("take", attrs={"axis": 0}, tracks_values=True)

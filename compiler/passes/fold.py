@@ -94,8 +94,7 @@ def _worth_folding(builder: Builder, node: Node) -> bool:
         type = value.type
         if not isinstance(type, TensorType) or type.dtype == dtypes.string:
             return False
-        elements = type.elements if type.shape is not None else 0
-        if not isinstance(elements, int) or elements > max(total, _GROWTH_LIMIT):
+        if type.shape is None or not dims.is_static(type.shape) or type.elements > max(total, _GROWTH_LIMIT):
             return False
     return True
 
