@@ -1,4 +1,4 @@
-"""ATen reductions, softmax, scans and sorts."""
+"""ATen reductions, softmax and scans."""
 
 from __future__ import annotations
 
@@ -212,33 +212,6 @@ def _cumsum(b: AtenBuilder, x: Value, axis: int, *, dtype: DType | None = None) 
     if not shape_of(x):
         return x
     return b.emit("cum_sum", x, b.constant(axis_of(axis, tensor_type(x).rank)))
-
-
-@aten("aten.topk.default")
-def _topk(
-    b: AtenBuilder, x: Value, k: int, axis: int = -1, largest: bool = True, sorted: bool = True
-) -> tuple[Value, ...]:
-    attrs = {"axis": axis_of(axis, tensor_type(x).rank), "largest": int(largest), "sorted": int(sorted)}
-    return b.emit_many("top_k", (x, b.sizes((k,))), attrs, ("values", "indices"))
-
-
-@aten("aten.sort.default")
-def _sort(b: AtenBuilder, x: Value, axis: int = -1, descending: bool = False) -> tuple[Value, ...]:
-    axis = axis_of(axis, tensor_type(x).rank)
-    return _topk(b, x, shape_of(x)[axis], axis, descending)  # type: ignore[arg-type]
-
-
-@aten("aten.sort.stable")
-def _sort_stable(
-    b: AtenBuilder, x: Value, *, stable: bool | None = None, dim: int = -1, descending: bool = False
-) -> tuple[Value, ...]:
-    # Equal elements keep their order: TopK gives the lower index first.
-    return _sort(b, x, dim, descending)
-
-
-@aten("aten.argsort.default")
-def _argsort(b: AtenBuilder, x: Value, axis: int = -1, descending: bool = False) -> Value:
-    return _sort(b, x, axis, descending)[1]
 
 
 @aten("aten.logsumexp.default")
