@@ -7,7 +7,7 @@ model it stands for: the first is quoted in errors, all of them share its ledger
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,28 @@ class Graph:
         yield from self.inputs
         for node in self.nodes:
             yield from node.outputs
+
+    def bodies(self) -> Iterator[Graph]:
+        """The graphs among its nodes' attributes (bodies of control flow), not those within them."""
+        for node in self.nodes:
+            yield from (item for item in node.attrs.values() if isinstance(item, Graph))
+
+    def constant_names(self) -> set[str]:
+        """The names of all constants, those of bodies included."""
+        return set(self.constants).union(*(body.constant_names() for body in self.bodies()))
+
+    def with_constants(self, arrays: Mapping[str, np.ndarray]) -> Graph:
+        """This graph, its bodies too, with other contents for the constants of these names."""
+
+        def renewed(node: Node) -> Node:
+            if not any(isinstance(item, Graph) for item in node.attrs.values()):
+                return node
+            attrs = {k: v.with_constants(arrays) if isinstance(v, Graph) else v for k, v in node.attrs.items()}
+            return replace(node, attrs=attrs)
+
+        nodes = tuple(renewed(node) for node in self.nodes)
+        constants = {name: arrays.get(name, array) for name, array in self.constants.items()}
+        return replace(self, nodes=nodes, constants=constants)
 
     def consumers(self) -> dict[str, list[Node]]:
         """For each value name, the nodes that read it, once per read. Graph outputs are not nodes."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,17 +126,16 @@ def _compile_torch(
     graph = _in_precision(imported.graph, precision)
     executable, notes = _executable(graph, backend, machine, options)
 
-    def present_weights() -> Mapping[str, np.ndarray]:
-        constants = {**imported.graph.constants, **imported.weights()}
-        return lower_graph(_in_precision(replace(imported.graph, constants=constants), precision)).weights
+    def present() -> Graph:
+        return _in_precision(imported.graph.with_constants(imported.weights()), precision)
 
     return Program(
         graph,
         executable,
         notes,
         structure=imported,
-        specialize=_specializer(graph, backend, machine, options),
-        fetch_weights=present_weights,
+        specialize=_specializer(graph, backend, machine, options, present),
+        fetch_weights=lambda: lower_graph(present()),
         hint=_FIXED_SIZE,
     )
 
@@ -154,8 +152,12 @@ def _executable(graph: Graph, backend: str, machine: Target, options: Options) -
     return Executable(lowered, machine, options), lowered.notes
 
 
-def _specializer(graph: Graph, backend: str, machine: Target, options: Options) -> Any:
-    """Makes executables for exact input shapes, where the general one's guards do not hold."""
+def _specializer(
+    graph: Graph, backend: str, machine: Target, options: Options, present: Callable[[], Graph] | None = None
+) -> Any:
+    """Makes executables for exact input shapes, where the general one's guards do not hold. present: answers with the
+    graph and its weights of that moment, where they can change."""
     if not graph.guards:
         return None
-    return lambda shapes: _executable(specialize(graph, shapes), backend, machine, options)[0]
+    now = present or (lambda: graph)
+    return lambda shapes: _executable(specialize(now(), shapes), backend, machine, options)[0]

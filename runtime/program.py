@@ -13,7 +13,7 @@ from backends.native.executable import CallRow, Executable, Statistics
 from backends.native.sizes import GuardBroken
 from compiler.errors import ModelError, ShapeError
 from compiler.ir import Graph
-from compiler.kernels import HostCall
+from compiler.kernels import HostCall, Lowered
 from runtime.binding import in_order, spec_of, to_array, to_torch
 from runtime.by_value import ByValue
 from runtime.ledger import LedgerRow, ledger, table
@@ -72,13 +72,13 @@ class Program:
         *,
         structure: Structure | None = None,
         specialize: Callable[[tuple[tuple[int, ...], ...]], Runner] | None = None,
-        fetch_weights: Callable[[], Mapping[str, np.ndarray]] | None = None,
+        fetch_weights: Callable[[], Lowered] | None = None,
         hint: str = "",
     ) -> None:
         """graph: the model as imported (its constants are not kept), its outputs of the types `executable` yields;
         notes: why nodes without a call need none; specialize(shapes): an executable for inputs of just these shapes,
-        for calls that break a guard; fetch_weights(): the present weights, for `refresh`; hint: what an error about
-        a fixed size should advise."""
+        for calls that break a guard; fetch_weights(): the program with its present weights, for `refresh`; hint: what
+        an error about a fixed size should advise."""
         names = graph.output_names or tuple(value.name for value in graph.outputs)
         self.inputs = tuple(spec_of(value, value.name, graph.size_names) for value in graph.inputs)
         self.outputs = tuple(spec_of(v, name, graph.size_names) for v, name in zip(graph.outputs, names, strict=True))
@@ -122,16 +122,17 @@ class Program:
         return runner.statistics() if isinstance(runner, Executable) else None
 
     def refresh(self) -> None:
-        """Take the module's present weights. Nothing is compiled. Not while another thread runs the program.
+        """Take the module's present weights. Nothing is compiled, except that programs for sizes which break a guard
+        are made anew when next called. Not while another thread runs the program.
 
         Raises ModelError for a model whose weights cannot change (an ONNX model).
         """
         if self._fetch_weights is None:
             raise ModelError("refresh: this model's weights are fixed; compile it again from the changed model")
-        weights = self._fetch_weights()
-        for runner in (self._executable, *self._specialized.values()):
-            if isinstance(runner, Executable):
-                runner.refresh(weights)
+        lowered = self._fetch_weights()
+        if isinstance(self._executable, Executable):
+            self._executable.refresh(lowered.weights, lowered.calls)
+        self._specialized.clear()
 
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))

@@ -16,7 +16,7 @@ from backends.native.sizes import bind
 from backends.native.subprograms import Build, SubProgram, bodies_of, dense
 from compiler import dims
 from compiler.ir import Graph, Value
-from compiler.kernels import HostCall, Lowered, View
+from compiler.kernels import HostCall, KernelCall, Lowered, View
 from compiler.types import TensorType
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ class CutProgram:
     def bodies(self, call: HostCall) -> dict[Graph, SubProgram]:
         """The bodies of a Host call, none for most."""
         return self._bodies.get(call, {})
+
+    def refresh(self, calls: Sequence[KernelCall | HostCall]) -> None:
+        """Give every body the constants it has in `calls`, this program's calls as they are now."""
+        renewed = [call for call in calls if isinstance(call, HostCall) and bodies_of(call.node)]
+        for bodies, call in zip(self._bodies.values(), renewed, strict=True):
+            for body, graph in zip(bodies.values(), bodies_of(call.node), strict=True):
+                body.refresh(graph)
 
     def body_programs(self) -> Iterator[Executable]:
         """Every compiled program of a body, bodies within bodies included."""
@@ -136,7 +143,7 @@ class _Run:
     def _read(self, view: View) -> Any:
         """What a view shows, as an array (a container as it is)."""
         found = self._contents(view.buffer)
-        if not isinstance(found, np.ndarray) or found.dtype == object or not self._has_layout(view):
+        if not isinstance(found, np.ndarray) or not self._has_layout(view):
             return found
         sizes = self.settling.sizes
         shape = tuple(dims.evaluate(size, sizes) for size in view.shape)

@@ -206,12 +206,15 @@ class Executable:
             raise IndexOutOfRange(f"{place}: an index is out of range of the axis it indexes; check the index input")
         raise SansuanError(f"{place}: a kernel reported error {status}")
 
-    def refresh(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Take new weight values: packed forms are written again in place, nothing is compiled."""
+    def refresh(self, weights: Mapping[str, np.ndarray], calls: Sequence[KernelCall | HostCall] = ()) -> None:
+        """Take new weight values: packed forms are written again in place, nothing is compiled. calls: this program's,
+        with the bodies of control flow as they are now."""
         if self.prepared.weights.refresh(weights):
             for known in self._entries:
                 known.forget()
             self.plans.clear()
+        if self.cuts is not None and calls:
+            self.cuts.refresh(calls)
 
     def rows(self) -> list[CallRow]:
         """The ledger: one row a lowered call."""

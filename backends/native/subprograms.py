@@ -57,6 +57,13 @@ class SubProgram:
         except GuardBroken as broken:
             raise ShapeError(f"{place}: {broken}, which shapes {list(map(list, shapes))} contradict") from broken
 
+    def refresh(self, graph: Graph) -> None:
+        """Take the constants of `graph`, this body with other values. Not while another thread runs the program."""
+        self._graph = graph
+        self._general.refresh(graph)
+        with self._lock:
+            self._special.clear()
+
     def programs(self) -> Iterator[Executable]:
         """The compiled programs behind this body, not those of bodies within it."""
         with self._lock:
@@ -95,9 +102,30 @@ class _Version:
     """A body compiled for one set of types. What it hands on unchanged, an input or a constant, is never copied."""
 
     def __init__(self, graph: Graph, build: Build) -> None:
-        graph = optimize(graph)
         self.executable: Executable | None = None
         self.interpreter: ReferenceExecutable | None = None
+        graph = self._take(graph)
+        if not graph.outputs:
+            return
+        lowered = lower(graph)
+        native = any(isinstance(call, KernelCall) or bodies_of(call.node) for call in lowered.calls)
+        if native or lowered.guards:
+            self.executable = build(lowered)
+        else:
+            self.interpreter = ReferenceExecutable(graph)
+
+    def refresh(self, graph: Graph) -> None:
+        """Take other constants."""
+        graph = self._take(graph)
+        if self.executable is not None:
+            lowered = lower(graph)
+            self.executable.refresh(lowered.weights, lowered.calls)
+        elif self.interpreter is not None:
+            self.interpreter = ReferenceExecutable(graph)
+
+    def _take(self, graph: Graph) -> Graph:
+        """Note what is handed on; answer with the optimized graph of what has to be computed."""
+        graph = optimize(graph)
         inputs = {value.name: number for number, value in enumerate(graph.inputs)}
         made = {v.name: v for v in graph.outputs if v.name not in inputs and v.name not in graph.constants}
         computed = {name: number for number, name in enumerate(made)}
@@ -111,15 +139,7 @@ class _Version:
             else ("constant", value.name)
             for value in graph.outputs
         ]
-        if not made:
-            return
-        graph = replace(graph, outputs=tuple(made.values()), output_names=())
-        lowered = lower(graph)
-        native = any(isinstance(call, KernelCall) or bodies_of(call.node) for call in lowered.calls)
-        if native or lowered.guards:
-            self.executable = build(lowered)
-        else:
-            self.interpreter = ReferenceExecutable(graph)
+        return replace(graph, outputs=tuple(made.values()), output_names=())
 
     def run(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """Raises GuardBroken for shapes this version does not serve."""

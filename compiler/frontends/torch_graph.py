@@ -77,7 +77,8 @@ def import_program(program: ExportedProgram, names: Mapping[Any, str]) -> Import
     written = [frame.b.inputs[number].name for _, number in writes]
     frame.b.output_names = _output_names(program, results, written)
     graph = frame.finish(outputs)
-    parameters = {name: path for name, path in work.parameters.items() if name in graph.constants}
+    used = graph.constant_names()
+    parameters = {name: path for name, path in work.parameters.items() if name in used}
     return Imported(graph, parameters, tuple(state), writes, tuple(inputs), results)
 
 

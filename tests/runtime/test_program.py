@@ -210,7 +210,7 @@ def test_refresh() -> None:
     imported = Graph(lowered.inputs, (), tuple(v for v, _ in lowered.outputs))
     with pytest.raises(ModelError, match="compile it again"):
         Program(imported, executable(lowered), {}).refresh()
-    made = Program(imported, executable(lowered), {}, fetch_weights=lambda: {"f": np.array([5.0])})
+    made = Program(imported, executable(lowered), {}, fetch_weights=lambda: program(weights={"f": np.array([5.0])}))
     assert made(np.ones(2))[0][0] == 3
     made.refresh()
     assert made(np.ones(2))[0][0] == 5
