@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from compiler import dims, views
 from compiler.ir import Node
-from compiler.kernels import RecurrenceSpec
+from compiler.kernels import RecurrenceSpec, View
 from compiler.lowering.products import matrix_axis
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def lower_recurrence(node: Node, low: Lowering) -> None:
     x, lengths, *rest = given
     assert x is not None
     matrices, first, parameters = rest[: len(phases)], rest[len(phases) :][:states], rest[len(phases) + states :]
+    first = [None if view is None or _is_zero(view, low) else view for view in first]
     x = low.with_unit_axis(x, -1)
     order = [axis for axis in views.memory_order(x) if axis < 3]
     outs = [low.allocate(node.outputs[0], [*order, 3]), *(low.allocate(value) for value in node.outputs[1:])]
@@ -44,3 +45,8 @@ def lower_recurrence(node: Node, low: Lowering) -> None:
     rows = [low.with_unit_axis(view, -1) for view in (*first, *parameters) if view is not None]
     reads = [x, *([lengths] if lengths is not None else []), *matrices, *rows]
     low.call(spec, reads, outs, tuple(int(flag) for flag in node.attrs["backward"]))
+
+
+def _is_zero(view: View, low: Lowering) -> bool:
+    """Whether a view repeats the constant zero, as torch's layers write a missing first state."""
+    return low.is_weight(view) and not any(view.strides) and not low.weights[view.buffer].any()

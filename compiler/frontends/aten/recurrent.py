@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from compiler.frontends.aten.base import AtenBuilder, aten, reshape, shape_of, slice_axis, transpose, unsupported
@@ -17,6 +18,16 @@ def _lstm(
     b: AtenBuilder, x: Value, states: Sequence[Value], weights: Sequence[Value], *settings: Any
 ) -> tuple[Value, ...]:
     return _layers(b, "lstm", x, states, weights, settings, {})
+
+
+PACKED = (
+    "aten._pack_padded_sequence.default", "aten.lstm.data", "aten.gru.data", "aten.rnn_tanh.data", "aten.rnn_relu.data",
+)  # fmt: skip
+
+
+@aten(*PACKED)
+def _packed(b: AtenBuilder, *arguments: Any) -> Any:
+    raise unsupported(b, "a PackedSequence; give the layer the padded tensor")
 
 
 @aten("aten.gru.input")
@@ -49,48 +60,58 @@ def _layers(
     if training:
         raise unsupported(b, f"aten.{cell} in training mode; export the model in eval mode")
     directions = 2 if bidirectional else 1
-    per_direction = 4 if has_biases else 2
-    if len(weights) != layers * directions * per_direction:
-        raise unsupported(b, f"aten.{cell} with projections (proj_size)")
-    if batch_first:
-        x = transpose(b, x, (1, 0, 2))
+    projects = cell == "lstm" and shape_of(states[0])[2] != shape_of(states[1])[2]
+    per_direction = (4 if has_biases else 2) + projects
     finals: list[list[Value]] = [[] for _ in states]
     for layer in range(layers):
         start = layer * directions * per_direction
         groups = [weights[start + d * per_direction :][:per_direction] for d in range(directions)]
         initial = [slice_axis(b, state, 0, layer * directions, directions) for state in states]
-        x, last = _layer(b, cell, x, groups, initial, attrs)
+        x, last = _Layer(b, cell, bool(has_biases), bool(batch_first)).emit(x, groups, initial, attrs)
         for final, value in zip(finals, last, strict=True):
             final.append(value)
-    if batch_first:
-        x = transpose(b, x, (1, 0, 2))
     return (x, *(_join(b, final, 0) for final in finals))
 
 
-def _layer(
-    b: AtenBuilder,
-    cell: str,
-    x: Value,
-    groups: Sequence[Sequence[Value]],
-    initial: Sequence[Value],
-    attrs: dict[str, Any],
-) -> tuple[Value, Sequence[Value]]:
-    stacked = [_stack(b, [_reorder(b, group[i], cell) for group in groups]) for i in (0, 1)]
-    bias = None
-    if len(groups[0]) == 4:
-        bias = _stack(b, [_join(b, [_reorder(b, group[i], cell) for i in (2, 3)], 0) for group in groups])
-    hidden = shape_of(groups[0][1])[1]
-    direction = "bidirectional" if len(groups) == 2 else "forward"
-    activations = {key: value * len(groups) for key, value in attrs.items() if key == "activations"}
-    operands = (x, *stacked, bias, None, *initial)
-    names = (f"{cell}_all", *(f"{cell}_last" for _ in initial))
-    outputs = b.emit_many(
-        cell, operands, {**attrs, **activations, "hidden_size": hidden, "direction": direction}, names
-    )
-    # [seq, directions, batch, hidden] -> [seq, batch, directions * hidden]
-    length, directions, batch, size = shape_of(outputs[0])
-    joined = reshape(b, transpose(b, outputs[0], (0, 2, 1, 3)), [length, batch, directions * size])
-    return joined, outputs[1:]
+@dataclass(frozen=True)
+class _Layer:
+    """One layer of a stack. With `batch_first` x and the result are [batch, seq, ..]; states are not."""
+
+    b: AtenBuilder
+    cell: str
+    has_biases: bool
+    batch_first: bool
+
+    def emit(
+        self, x: Value, groups: Sequence[Sequence[Value]], initial: Sequence[Value], attrs: dict[str, Any]
+    ) -> tuple[Value, list[Value]]:
+        """The result and the last states; groups: each direction's weights, as ATen lists them."""
+        b, cell = self.b, self.cell
+        stacked = [_stack(b, [_reorder(b, group[i], cell) for group in groups]) for i in (0, 1)]
+        bias = None
+        if self.has_biases:
+            bias = _stack(b, [_join(b, [_reorder(b, group[i], cell) for i in (2, 3)], 0) for group in groups])
+        projects = len(groups[0]) % 2
+        operands = [x, *stacked, bias, None, *(self._turned(state) for state in initial)]
+        if projects:
+            operands += [None, _stack(b, [group[-1] for group in groups])]
+        settings = {
+            **attrs,
+            **{key: value * len(groups) for key, value in attrs.items() if key == "activations"},
+            "hidden_size": shape_of(groups[0][1])[1],
+            "direction": "bidirectional" if len(groups) == 2 else "forward",
+            "layout": int(self.batch_first),
+        }
+        names = (f"{cell}_all", *(f"{cell}_last" for _ in initial))
+        everything, *last = b.emit_many(cell, operands, settings, names)
+        # [seq, directions, batch, hidden] -> [seq, batch, directions * hidden]; with batch_first it is in that order.
+        ordered = everything if self.batch_first else transpose(b, everything, (0, 2, 1, 3))
+        first, second, directions, size = shape_of(ordered)
+        joined = reshape(b, ordered, [first, second, directions * size])
+        return joined, [self._turned(value) for value in last]
+
+    def _turned(self, state: Value) -> Value:
+        return transpose(self.b, state, (1, 0, 2)) if self.batch_first else state
 
 
 def _reorder(b: AtenBuilder, weight: Value, cell: str) -> Value:
