@@ -22,7 +22,7 @@ from compiler.ops.shape import known_shape
 from compiler.types import TensorType
 
 
-def window(node: Any, sizes: Sequence[Size], kernel: Sequence[int], place: str) -> dict[str, tuple[int, ...]]:
+def window(node: Any, sizes: Sequence[Size], kernel: Sequence[int]) -> dict[str, tuple[Size, ...]]:
     """strides, dilations and pads of an ONNX windowed node, `auto_pad` resolved.
 
     SAME_UPPER/SAME_LOWER: as much padding as makes the output ceil(size / stride), the odd one at the end/begin.
@@ -35,24 +35,20 @@ def window(node: Any, sizes: Sequence[Size], kernel: Sequence[int], place: str) 
     if mode == "VALID":
         pads = (0,) * 2 * rank
     if mode in ("SAME_UPPER", "SAME_LOWER"):
-        totals = [_same(*each, place) for each in zip(sizes, kernel, strides, dilations, strict=True)]
+        totals = [_same(*each) for each in zip(sizes, kernel, strides, dilations, strict=True)]
         small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
         pads = (*small, *large) if mode == "SAME_UPPER" else (*large, *small)
     return {"strides": strides, "dilations": dilations, "pads": pads}
 
 
-def _same(size: Size, kernel: int, stride: int, dilation: int, place: str) -> int:
+def _same(size: Size, kernel: int, stride: int, dilation: int) -> Size:
     reach = (kernel - 1) * dilation + 1
-    if stride == 1:
-        return reach - 1
-    if not isinstance(size, int):
-        raise ModelError(f"{place}: auto_pad SAME with stride {stride} needs a fixed size, found {size}; fix that dim")
-    return max((-(-size // stride) - 1) * stride + reach - size, 0)
+    return reach - 1 if stride == 1 else dims.maximum((size - 1) // stride * stride + reach - size, 0)
 
 
 def _pool_attributes(b: Builder, node: Any) -> tuple[Value, dict[str, Any]]:
     x, kernel = node.required(0), tuple(node.attrs["kernel_shape"])
-    attrs: dict[str, Any] = window(node, known_shape(x)[2:], kernel, b.place)
+    attrs: dict[str, Any] = window(node, known_shape(x)[2:], kernel)
     return x, {**attrs, "kernel": kernel, "ceil_mode": bool(node.attr("ceil_mode", 0))}
 
 
@@ -96,7 +92,7 @@ def build_conv(b: Builder, node: Any) -> Value:
     kernel: Any = node.attr("kernel_shape") or known_shape(w)[2:]
     if not dims.is_static(kernel):
         raise ModelError(f"{b.place}: Conv's kernel has sizes {kernel}; expected numbers: give kernel_shape")
-    attrs: dict[str, Any] = dict(window(node, known_shape(x)[2:], kernel, b.place))
+    attrs: dict[str, Any] = dict(window(node, known_shape(x)[2:], kernel))
     return b.emit("conv", x, w, node.input(2), group=node.attr("group", 1), **attrs)
 
 
