@@ -92,7 +92,7 @@ for _name, (_ranks, _attrs) in _KINDS.items():
 
 @aten("aten.grid_sampler.default", "aten.grid_sampler_2d.default", "aten.grid_sampler_3d.default")
 def _grid_sampler(b: AtenBuilder, x: Value, grid: Value, mode: int, padding: int, corners: bool) -> Value:
-    attrs = {
+    attrs: dict[str, Any] = {
         "mode": ("linear", "nearest", "cubic")[mode],
         "padding_mode": ("zeros", "border", "reflection")[padding],
         "align_corners": int(bool(corners)),

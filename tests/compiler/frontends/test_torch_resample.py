@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compiler.frontends.torch import load
-from tests.compiler.frontends.torch_check import call, check_each
+import runtime
+from tests.compiler.frontends.torch_check import check_each
 
 torch.manual_seed(0)
 IMAGE = torch.randn(2, 3, 9, 7, dtype=torch.float64)
@@ -108,12 +108,13 @@ class Resized(torch.nn.Module):
         }
 
 
-def test_symbolic_sizes() -> None:
+def test_symbolic_sizes_natively() -> None:
     shapes = {"x": {0: "n", 2: "h", 3: "w"}, "like": {2: "oh", 3: "ow"}, "grid": {0: "n", 1: "gh"}}
     example = (torch.randn(2, 9, 8, 7), torch.randn(1, 1, 5, 6), torch.randn(2, 4, 3, 2))
-    program = load(Resized(), example, dynamic_shapes=shapes)
+    program = runtime.compile(Resized(), example, dynamic_shapes=shapes)
+    assert [row for row in program.ledger() if row.unit == "host"] == []
     for n, h, w, oh, ow in ((2, 5, 13, 9, 4), (3, 10, 20, 7, 64)):
         inputs = (torch.randn(n, 9, h, w), torch.zeros(1, 1, oh, ow), torch.rand(n, h, 3, 2) * 2 - 1)
-        found, expected = call(program, *inputs), Resized()(*inputs)
+        found, expected = program(*inputs), Resized()(*inputs)
         for name, array in expected.items():  # torch's positions are float32, and so much less exact
             torch.testing.assert_close(found[name], array, rtol=1e-5, atol=3e-5)
