@@ -11,6 +11,7 @@ from compiler.passes.dce import dce
 from compiler.passes.decompose import decompose
 from compiler.passes.fold import fold
 from compiler.passes.fuse import fuse
+from compiler.passes.grouped_heads import group_heads
 from compiler.passes.lower import lower
 from compiler.passes.precision import set_precision
 from compiler.passes.verify import verify
@@ -24,6 +25,7 @@ PASSES: tuple[Pass, ...] = (
     dce,
     canonicalize,
     fuse,
+    group_heads,  # when attention is one node
     dce,
 )
 
