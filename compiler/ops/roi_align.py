@@ -29,8 +29,8 @@ _ATTRS = {
     "sampling_ratio": 0,
     "spatial_scale": 1.0,
 }
-# As many samples are taken as a bin is long, so they lie more than half an element apart, and no more than 4 come within
-# one element of another (outside the image too: up to 1 away from its edge counts as the edge); one more for rounding.
+# As many samples are taken as a bin is long, so they lie more than half an element apart, and no more than 4 come
+# within one element of another (outside too: up to 1 away from the edge counts as the edge); one more for rounding.
 _NEAR = 5
 
 
