@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from compiler.errors import UnsupportedOp
+
 if TYPE_CHECKING:
     import torch
 
@@ -19,12 +21,13 @@ FLAT_WEIGHTS = r"The tensor attributes? (self\.([\w.]+\.)?_flat_weights\[\d+\](,
 
 @contextmanager
 def known_by_shape() -> Iterator[None]:
-    """While open, torch's kernels for shapes of LSTM, GRU and RNN are replaced by ours."""
+    """While open, torch's kernels for shapes of LSTM, GRU and RNN are replaced by ours, and packing a sequence raises
+    UnsupportedOp."""
     from torch import ops
     from torch._C import DispatchKey
 
     keys = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd, DispatchKey.Meta)
-    shapes = {ops.aten.lstm.input: _lstm}
+    shapes: dict[Any, Any] = {ops.aten.lstm.input: _lstm, ops.aten._pack_padded_sequence.default: _refuse_packing}
     shapes.update(dict.fromkeys((ops.aten.gru.input, ops.aten.rnn_tanh.input, ops.aten.rnn_relu.input), _one_state))
     before = {operator: dict(operator.py_kernels) for operator in shapes}
     try:
@@ -51,3 +54,7 @@ def _one_state(x: torch.Tensor, h: torch.Tensor, *settings: Any) -> tuple[torch.
 def _every_step(x: torch.Tensor, h: torch.Tensor, settings: Any) -> torch.Tensor:
     """settings: params, has_biases, layers, dropout, train, bidirectional, batch_first."""
     return x.new_empty((*x.shape[:2], h.shape[2] * (2 if settings[5] else 1)))
+
+
+def _refuse_packing(*arguments: Any) -> Any:
+    raise UnsupportedOp("found a PackedSequence (pack_padded_sequence); give the layer the padded tensor")

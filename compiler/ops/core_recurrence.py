@@ -39,8 +39,8 @@ class Recurrence:
         if dtype not in (dtypes.float32, dtypes.float64):
             call.dtype_error(f"element type {dtype}; expected float32 or float64; insert a cast")
         lengths = call.optional(1)
-        if lengths is not None and not lengths.dtype.is_integer:
-            call.dtype_error(f"lengths (operand 1) are {lengths.dtype}; expected an integer type; insert a cast")
+        if lengths is not None and lengths.dtype.kind != "int":
+            call.dtype_error(f"lengths (operand 1) are {lengths.dtype}; expected a signed integer; insert a cast")
         x = call.tensor(0).shape
         matrices = [call.tensor(2 + i).shape for i in range(len(phases))]
         if x is None or any(shape is None for shape in matrices):
@@ -144,7 +144,7 @@ class Steps:
     ) -> dict[int, Array]:
         """The vectors a phase writes; x [B, blocks, N]."""
         k, gates, n = matrix.shape
-        sums = product(vectors[phase.source], matrix.reshape(k, gates * n)).reshape(-1, gates, n)
+        sums = product(vectors[phase.source], matrix.reshape(k, gates * n)).reshape(len(x), gates, n)
         count = sum(len(p.targets) for p in self.phases)
         kinds: tuple[Callable[[int], Array], ...] = (
             lambda i: x[:, i], lambda i: vectors[i], lambda i: self.parameters[i][d], lambda i: sums[:, i],
