@@ -17,7 +17,8 @@ from compiler.op import REGISTRY, Op, Sample, lookup
 from compiler.types import TensorType, of_array
 
 lookup("map")  # fills the registry
-FIXED_OPERANDS = frozenset({("gather_nd", 1), ("scatter_nd", 1)})  # their last size decides the result's rank
+# The last size of an index decides the rank of the result, the sizes of a kernel shape the code.
+FIXED_OPERANDS = frozenset({("gather_nd", 1), ("scatter_nd", 1), ("deform_conv", 1)})
 # The only sizes of the samples that may be symbols, where the others shape the code: batch and steps of recurrent
 # layers, batch of a Fourier transform, length of the signal of a short-time one.
 ONLY_SYMBOLIC = {"lstm": (3, 4), "gru": (3, 4), "rnn": (3, 4), "dft": (6,), "stft": (50,)}
