@@ -7,6 +7,7 @@ from compiler.frontends.aten import (
     experts,
     index,
     make,
+    masks,
     norm,
     pointwise,
     pool,
@@ -14,14 +15,18 @@ from compiler.frontends.aten import (
     recurrent,
     reduce,
     resample,
+    scatter,
+    segments,
     shape,
     sort,
+    windows,
+    write_slices,
 )
 from compiler.frontends.aten.base import NUMBER_ROWS, ROWS, AtenBuilder
 from compiler.frontends.aten.sizes import SIZE_ROWS
 
 __all__ = [
     "NUMBER_ROWS", "ROWS", "SIZE_ROWS", "AtenBuilder",
-    "activation", "experts", "index", "make", "norm", "pointwise", "pool", "product", "recurrent", "reduce",
-    "resample", "shape", "sort",
+    "activation", "experts", "index", "make", "masks", "norm", "pointwise", "pool", "product", "recurrent",
+    "reduce", "resample", "scatter", "segments", "shape", "sort", "windows", "write_slices",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,22 +31,21 @@ def _per_axis(numbers: Ints | int, count: int) -> tuple[int, ...]:
     return numbers * count if len(numbers) == 1 else numbers
 
 
-def _pool(b: AtenBuilder, x: Value, fn: str, spatial: int, kernel: Ints, stride: Ints, padding: Ints,
-          dilation: Ints, ceil_mode: bool, count_include_pad: bool = False) -> Value:  # fmt: skip
+def _pool(b: AtenBuilder, x: Value, op: str, spatial: int, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints,
+          ceil_mode: bool, **attrs: Any) -> Value:  # fmt: skip
     kernel = _per_axis(kernel, spatial)
     strides = _per_axis(stride, spatial) if stride else kernel
     pads = _per_axis(padding, spatial)
     single = tensor_type(x).rank == spatial + 1
     pooled = b.emit(
-        "pool",
+        op,
         reshape(b, x, [1, *shape_of(x)]) if single else x,
-        fn=fn,
         kernel=kernel,
         strides=strides,
         dilations=_per_axis(dilation, spatial),
         pads=pads + pads,
         ceil_mode=bool(ceil_mode),
-        count_include_pad=bool(count_include_pad),
+        **attrs,
     )
     return reshape(b, pooled, shape_of(pooled)[1:]) if single else pooled
 
@@ -60,7 +60,8 @@ def _max_pool(spatial: int) -> Row:
         dilation: Ints = (1,),
         ceil_mode: bool = False,
     ) -> tuple[Value | None, ...]:
-        return _pool(b, x, "max", spatial, kernel, stride, padding, dilation, ceil_mode), None
+        window = (spatial, kernel, stride, padding, dilation, ceil_mode)
+        return _pool(b, x, "pool", *window, fn="max"), _pool(b, x, "max_pool_places", *window)
 
     return row
 
@@ -82,7 +83,8 @@ def _avg_pool(spatial: int) -> Row:
         divisor_override: int | None = None,
     ) -> Value:
         fn = "mean" if divisor_override is None else "sum"
-        pooled = _pool(b, x, fn, spatial, kernel, stride, padding, (1,), ceil_mode, count_include_pad)
+        padded = bool(count_include_pad)
+        pooled = _pool(b, x, "pool", spatial, kernel, stride, padding, (1,), ceil_mode, fn=fn, count_include_pad=padded)
         return pooled if divisor_override is None else pointwise(b, (pooled,), lambda e: e / divisor_override)
 
     return row
@@ -119,21 +121,36 @@ def _adaptive_avg_pool(b: AtenBuilder, x: Value, sizes: Ints) -> Value:
 
 
 def _averaging(extent: int, parts: int) -> np.ndarray:
-    # Part i covers floor(i * extent / parts) up to ceil((i + 1) * extent / parts), as torch defines it.
     matrix = np.zeros((extent, parts))
-    for i in range(parts):
-        start, end = i * extent // parts, -(-(i + 1) * extent // parts)
+    for i, (start, end) in enumerate(_parts(extent, parts)):
         matrix[start:end, i] = 1 / (end - start)
     return matrix
 
 
-@aten("aten.adaptive_max_pool2d.default")
+def _parts(extent: int, parts: int) -> list[tuple[int, int]]:
+    # Part i covers floor(i * extent / parts) up to ceil((i + 1) * extent / parts), as torch defines it.
+    return [(i * extent // parts, -(-(i + 1) * extent // parts)) for i in range(parts)]
+
+
+@aten("aten.adaptive_max_pool2d.default", "aten.adaptive_max_pool3d.default")
 def _adaptive_max_pool(b: AtenBuilder, x: Value, sizes: Ints) -> tuple[Value | None, ...]:
-    extents = shape_of(x)[-len(sizes) :]
-    if not all(isinstance(n, int) and n % size == 0 for n, size in zip(extents, sizes, strict=True)):
-        raise unsupported(b, f"adaptive max pooling of {list(extents)} to {list(sizes)}: the parts are not equal")
-    kernel = [int(n) // size for n, size in zip(extents, sizes, strict=True)]  # type: ignore[arg-type]
-    return _pool(b, x, "max", len(sizes), kernel, (), (0,), (1,), False), None
+    """Maxima over nearly equal parts; where they lie only of equal ones."""
+    rank, count = tensor_type(x).rank, len(sizes)
+    extents = shape_of(x)[-count:]
+    for extent, size in zip(extents, sizes, strict=True):
+        if not isinstance(extent, int):
+            raise unsupported(b, f"adaptive pooling of a symbolic size {extent} to {size}; fix that dim")
+    if all(n % size == 0 for n, size in zip(extents, sizes, strict=True)):  # type: ignore[operator]
+        window = (count, [int(n) // size for n, size in zip(extents, sizes, strict=True)], (), (0,), (1,), False)  # type: ignore[arg-type]
+        return _pool(b, x, "pool", *window, fn="max"), _pool(b, x, "max_pool_places", *window)
+    for axis, size in enumerate(sizes, start=rank - count):
+        parts = _parts(int(shape_of(x)[axis]), size)  # type: ignore[arg-type]
+        longest = max(end - start for start, end in parts)
+        # Shorter parts repeat their last position: that changes no maximum.
+        places = np.array([[min(start + i, end - 1) for i in range(longest)] for start, end in parts])
+        taken = b.emit("take", x, b.constant(places, "parts"), axis=axis)
+        x = b.emit("reduce_max", taken, b.constant(np.array([axis + 1])), keepdims=0)
+    return x, None
 
 
 @aten("aten.glu.default")
