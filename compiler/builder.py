@@ -170,9 +170,9 @@ class Builder:
             self.size_names,
         )
 
-    def add_guard(self, left: Size, right: Size) -> None:
-        """Record that two sizes are taken to be equal."""
-        self.guards.setdefault((left, right), Guard(left, right, self.place))
+    def add_guard(self, left: Size, right: Size, asserted: bool = False) -> None:
+        """Record that two sizes are taken to be equal, or that the model says so."""
+        self.guards.setdefault((left, right), Guard(left, right, self.place, asserted))
 
     def _track_constant(self, name: str, array: np.ndarray) -> None:
         if array.size <= TRACKED_ELEMENTS and array.dtype != object:

@@ -51,11 +51,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Guard:
-    """An equality of sizes the graph was built on. A call that breaks it is compiled anew for its own sizes."""
+    """An equality of sizes the graph was built on. A call that breaks it is compiled anew for its own sizes, unless the
+    model itself asserts it."""
 
     left: Size
     right: Size
     place: str
+    asserted: bool = False
 
 
 @dataclass(frozen=True)

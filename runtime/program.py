@@ -160,12 +160,17 @@ class Program:
         try:
             return tuple(self._executable.run(arrays))
         except GuardBroken as broken:
-            return tuple(self._special(tuple(array.shape for array in arrays), broken).run(arrays))
+            shapes = tuple(array.shape for array in arrays)
+            special = self._special(shapes, broken)
+        try:
+            return tuple(special.run(arrays))
+        except GuardBroken as broken:
+            raise _contradicted(shapes, broken) from broken
 
     def _special(self, shapes: tuple[tuple[int, ...], ...], broken: GuardBroken) -> Runner:
         """The executable for inputs of these shapes, which the general one does not serve."""
-        if self._specialize is None:
-            raise ShapeError(f"{broken}, which input shapes {list(map(list, shapes))} contradict") from broken
+        if self._specialize is None or broken.guard.asserted:
+            raise _contradicted(shapes, broken) from broken
         with self._lock:
             found = self._specialized.get(shapes)
             if found is None:
@@ -178,3 +183,7 @@ class Program:
     def _calls(self) -> list[CallRow]:
         runners = (self._executable, *self._specialized.values())
         return [row for runner in runners if isinstance(runner, Executable | ByValue) for row in runner.rows()]
+
+
+def _contradicted(shapes: tuple[tuple[int, ...], ...], broken: GuardBroken) -> ShapeError:
+    return ShapeError(f"{broken}, which the inputs, of shapes {list(map(list, shapes))}, contradict")

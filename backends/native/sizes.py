@@ -15,7 +15,9 @@ class GuardBroken(Exception):
     """Sizes a program was built to find equal are not: it has to be compiled anew for these sizes."""
 
     def __init__(self, guard: Guard, sizes: Mapping[str, int]) -> None:
-        super().__init__(f"{guard.place}: the model was compiled for {guard.left} equal to {guard.right}")
+        why = "the model asserts" if guard.asserted else "the model was compiled for"
+        found = " and ".join(str(dims.evaluate(size, sizes)) for size in (guard.left, guard.right))
+        super().__init__(f"{guard.place}: {why} {guard.left} equal to {guard.right}, found {found}")
         self.guard, self.sizes = guard, dict(sizes)
 
 

@@ -47,7 +47,7 @@ def aten(*names: str, numbers: bool = False) -> Callable[[Row], Row]:
 class AtenBuilder(Builder):
     """A Builder that knows what torch inferred for the call being imported.
 
-    dtypes: element types of its results. signed: whether an integer it answers with may be below zero. row_major:
+    dtypes: element types of its results. signed: whether an integer it answers with may be below zero. row_major():
     whether all its tensors lie row-major from the start of their memory. assertions: numbers.Assertion so far.
     """
 
@@ -55,7 +55,7 @@ class AtenBuilder(Builder):
         super().__init__(source)
         self.dtypes: tuple[DType | None, ...] = ()
         self.signed = True
-        self.row_major = True
+        self.row_major: Callable[[], bool] = lambda: True
         self.assertions: list[Any] = []
 
     def parameter(self, name: str, array: np.ndarray) -> Value:

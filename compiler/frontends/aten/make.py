@@ -20,11 +20,13 @@ from compiler.frontends.aten.base import (
     to_tensor,
     unsupported,
 )
+from compiler.frontends.aten.numbers import AnyNumber, as_size
 from compiler.ir import Value
 
 
-@aten("aten.arange.start_step")
-def _arange(b: AtenBuilder, start: Scalar, end: Scalar, step: Scalar = 1, **ignored: object) -> Value:
+@aten("aten.arange.start_step", numbers=True)
+def _arange(b: AtenBuilder, start: AnyNumber, end: AnyNumber, step: AnyNumber = 1, **ignored: object) -> Value:
+    start, end, step = (as_size(b, number) for number in (start, end, step))
     wide = dtypes.float64 if b.dtype.is_float else dtypes.int64
     count: Size
     if isinstance(start, Dim) or isinstance(end, Dim) or isinstance(step, Dim):
@@ -42,13 +44,13 @@ def _arange(b: AtenBuilder, start: Scalar, end: Scalar, step: Scalar = 1, **igno
     return b.emit("map", outputs=(cast(place if start == 0 else place + start, b.dtype),), shape=(count,))
 
 
-@aten("aten.arange.default")
-def _arange_end(b: AtenBuilder, end: Scalar, **ignored: object) -> Value:
+@aten("aten.arange.default", numbers=True)
+def _arange_end(b: AtenBuilder, end: AnyNumber, **ignored: object) -> Value:
     return _arange(b, 0, end)
 
 
-@aten("aten.arange.start")
-def _arange_start(b: AtenBuilder, start: Scalar, end: Scalar, **ignored: object) -> Value:
+@aten("aten.arange.start", numbers=True)
+def _arange_start(b: AtenBuilder, start: AnyNumber, end: AnyNumber, **ignored: object) -> Value:
     return _arange(b, start, end)
 
 

@@ -23,7 +23,7 @@ class Number:
     """An int (int64), float (float64) or bool that a tensor's contents decide.
 
     value: makes it as a 0-d tensor; size: makes it as a size (None: it is no whole number). operands: the numbers it is
-    computed from. comparison: (fn, left, right) where it is the answer of one.
+    computed from. comparison: (fn, left, right) where it is the answer of one. signed: it may be below zero.
     """
 
     def __init__(
@@ -33,8 +33,9 @@ class Number:
         size: Callable[[], Size] | None = None,
         operands: tuple[Any, ...] = (),
         comparison: tuple[str, Any, Any] | None = None,
+        signed: bool = True,
     ) -> None:
-        self.dtype, self.comparison = dtype, comparison
+        self.dtype, self.comparison, self.signed = dtype, comparison, signed
         self._make_value, self._make_size, self._operands = value, size, operands
         self._value: Value | None = None
         self._size: Size | None = None
@@ -108,7 +109,8 @@ def from_tensor(b: AtenBuilder, tensor: Value, signed: bool) -> AnyNumber:
 
     dtype = number_type(tensor.type.dtype)  # type: ignore[union-attr]
     value = tensor
-    return Number(dtype, lambda: _converted(b, value, dtype), size if dtype == dtypes.int64 else None)
+    whole = dtype == dtypes.int64
+    return Number(dtype, lambda: _converted(b, value, dtype), size if whole else None, signed=signed)
 
 
 def number_type(dtype: DType) -> DType:
@@ -168,7 +170,9 @@ def guard_assertions(b: AtenBuilder) -> None:
         with b.at(assertion.place):
             left, right = (as_size(b, number) for number in numbers)
             if dims.names_in((left, right)) & invented:
-                b.add_guard(*_EQUALITIES[fn](left, right))
+                equal = _EQUALITIES[fn](left, right)
+                if equal[0] != equal[1]:
+                    b.add_guard(*equal, asserted=True)
 
 
 # A comparison of integers as an equality of sizes.

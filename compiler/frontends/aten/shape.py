@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler import dims
+from compiler import dims, dtypes
 from compiler.dims import Size
 from compiler.dtypes import DType
+from compiler.expr import Expr, apply, const, select
 from compiler.frontends.aten.base import (
     AtenBuilder,
     aten,
     axes_of,
     axis_of,
     convert,
+    pointwise,
     reshape,
     shape_of,
     slice_axis,
@@ -21,6 +23,7 @@ from compiler.frontends.aten.base import (
     to_tensor,
     transpose,
 )
+from compiler.frontends.aten.numbers import AnyNumber, Number, as_size, from_tensor
 from compiler.ir import Value
 from compiler.ops.slicing import slice_axis as slice_bounds
 
@@ -132,20 +135,37 @@ def _repeat_interleave(b: AtenBuilder, x: Value, count: Size, axis: int | None =
     return reshape(b, spread, shape)
 
 
-@aten("aten.slice.Tensor")
+@aten("aten.slice.Tensor", numbers=True)
 def _slice(
-    b: AtenBuilder, x: Value, axis: int = 0, start: Size | None = None, end: Size | None = None, step: int = 1
+    b: AtenBuilder, x: Value, axis: int = 0, start: AnyNumber | None = None, end: AnyNumber | None = None, step: int = 1
 ) -> Value:
     axis = axis_of(axis, tensor_type(x).rank)
     extent = shape_of(x)[axis]
+    start, end = (_bound(b, bound, extent) if isinstance(bound, Number) else bound for bound in (start, end))
     first, size = slice_bounds(0 if start is None else start, extent if end is None else end, step, extent)
     return slice_axis(b, x, axis, first, size, step)
 
 
-@aten("aten.select.int")
-def _select(b: AtenBuilder, x: Value, axis: int, index: Size) -> Value:
+def _bound(b: AtenBuilder, bound: Number, extent: Size) -> Size:
+    """A bound of a slice that data decides, counted from the front and held within the axis."""
+    if not bound.signed:
+        return bound.size(b)
+
+    def build(position: Expr, extent: Expr) -> Expr:
+        zero = const(0, dtypes.int64)
+        front = select(apply("lt", position, zero), position + extent, position)
+        return apply("max", apply("min", front, extent), zero)
+
+    clamped = pointwise(b, (bound.value(), extent), build, dtypes.int64, dtypes.int64)
+    return as_size(b, from_tensor(b, clamped, signed=False))
+
+
+@aten("aten.select.int", numbers=True)
+def _select(b: AtenBuilder, x: Value, axis: int, index: AnyNumber) -> Value:
     shape = shape_of(x)
     axis = axis_of(axis, len(shape))
+    if isinstance(index, Number):
+        return b.emit("take", x, index.value(), axis=axis)
     if isinstance(index, int) and index < 0:
         index = shape[axis] + index
     return reshape(b, slice_axis(b, x, axis, index, 1), [*shape[:axis], *shape[axis + 1 :]])

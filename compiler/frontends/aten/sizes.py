@@ -78,7 +78,14 @@ def _power(b: AtenBuilder, base: AnyNumber, exponent: AnyNumber) -> Any:
 
 
 def _compare(fn: str) -> Row:
-    return lambda b, x, y: compared(b, fn, getattr(operator, fn), x, y)
+    decide = getattr(operator, fn)
+    if fn in ("eq", "ne"):  # of sizes, == asks whether they are the same expression
+
+        def decide(x: Any, y: Any) -> bool:
+            same = dims.equal(x, y) if is_size(x) and is_size(y) else x == y
+            return same == (fn == "eq")
+
+    return lambda b, x, y: compared(b, fn, decide, x, y)
 
 
 def _not(b: AtenBuilder, answer: Any) -> Any:
