@@ -12,7 +12,7 @@ import numpy as np
 from compiler.errors import ModelError
 from compiler.frontends import torch_export
 from compiler.frontends.torch_graph import Leaf, import_program
-from compiler.frontends.torch_tensors import array_of
+from compiler.frontends.torch_tensors import array_of, parts_of
 from compiler.ir import Graph
 
 if TYPE_CHECKING:
@@ -63,12 +63,15 @@ class ImportedTorch:
         for leaf, expected in zip(leaves, self._inputs, strict=True):
             if expected.kind == "value":
                 tensors.append(leaf)
+            elif expected.kind == "complex":
+                tensors.append(parts_of(leaf, f"input {len(tensors)}"))
             elif leaf is not expected.constant and leaf != expected.constant:
                 raise ModelError(
                     f"an input is {leaf!r}; expected {expected.constant!r} as in example_inputs: values that are no "
                     "tensors are fixed when the model is compiled; compile again for another one"
                 )
-        return tensors + [self._read(name) for name in self.state]
+        state = [self._read(name) for name in self.state]
+        return tensors + [parts_of(tensor, "state") if tensor.is_complex() else tensor for tensor in state]
 
     def unflatten(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> Any:
         """The module's own output structure from the graph's outputs (torch tensors) and the inputs of the call,

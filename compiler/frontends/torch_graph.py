@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.errors import ModelError, UnsupportedOp
 from compiler.frontends.aten import AtenBuilder
+from compiler.frontends.aten.complex import Complex, joined, real_type, split
 from compiler.frontends.aten.numbers import as_tensor
 from compiler.frontends.torch_nodes import Frame
-from compiler.frontends.torch_tensors import array_of, dtype_of, size_of
+from compiler.frontends.torch_tensors import array_of, complex_view, dtype_of, size_of
 from compiler.ir import Graph, Value
 from compiler.types import TensorType
 
@@ -23,8 +24,8 @@ _KEY_PARTS = ("key", "idx", "name")  # what pytree's path entries hold
 
 @dataclass(frozen=True)
 class Leaf:
-    """One leaf of the module's inputs or results: kind "value" (graph input or output `number`), "number" (output
-    `number` holds a Python number) or "constant"."""
+    """One leaf of the module's inputs or results: kind "value" (graph input or output `number`), "complex" (that holds
+    the parts along its last axis), "number" (output `number` holds a Python number) or "constant"."""
 
     kind: str
     number: int = 0
@@ -34,6 +35,8 @@ class Leaf:
         """This leaf's value, given the graph's outputs."""
         if self.kind == "constant":
             return self.constant
+        if self.kind == "complex":
+            return complex_view(outputs[self.number])
         return outputs[self.number] if self.kind == "value" else outputs[self.number].item()
 
 
@@ -105,26 +108,34 @@ def _placeholders(work: _Import) -> tuple[list[Leaf], list[str]]:
                 leaves.append(Leaf("constant", constant=spec.arg.value))
                 work.frame.known[node.name] = spec.arg.value
             elif isinstance(spec.arg, TensorArgument):
-                leaves.append(Leaf("value", len(work.frame.b.inputs)))
-                work.frame.known[node.name] = work.frame.b.input(node.name, _input_type(work, node))
+                kind = "complex" if node.meta["val"].is_complex() else "value"
+                leaves.append(Leaf(kind, len(work.frame.b.inputs)))
+                _hold(work, node, work.frame.b.input(node.name, _input_type(work, node)))
             else:
                 raise ModelError(f"input {node.name} is a dynamic {type(spec.arg).__name__}; pass it as a 0-d tensor")
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             if spec.target in mutated:
                 state.append((spec.target, node))
             else:
-                work.frame.known[node.name] = _constant(work, node.name, spec.target)
+                _hold(work, node, _constant(work, node.name, spec.target))
         else:
             work.frame.refused.append(f"input {node.name}: {spec.kind.name}")
     for _, node in state:
-        work.frame.known[node.name] = work.frame.b.input(node.name, _input_type(work, node))
+        _hold(work, node, work.frame.b.input(node.name, _input_type(work, node)))
     return leaves, [name for name, _ in state]
+
+
+def _hold(work: _Import, node: fx.Node, value: Value) -> None:
+    """Enter a tensor from outside; complex ones come with their parts along the last axis."""
+    is_complex = node.meta["val"].is_complex()
+    work.frame.known[node.name] = split(work.frame.b, value) if is_complex else value
 
 
 def _input_type(work: _Import, node: fx.Node) -> TensorType:
     tensor = node.meta["val"]
-    sizes = (size if isinstance(size, int) else size_of(size.node.expr, work.symbols) for size in tensor.shape)
-    return TensorType(dtype_of(tensor.dtype), tuple(sizes))
+    sizes = [size if isinstance(size, int) else size_of(size.node.expr, work.symbols) for size in tensor.shape]
+    dtype = dtype_of(tensor.dtype)
+    return TensorType(real_type(dtype), (*sizes, *[2] * tensor.is_complex()))
 
 
 def _constant(work: _Import, name: str, path: str) -> Value:
@@ -158,16 +169,22 @@ def _outputs(work: _Import) -> tuple[list[Value], tuple[Leaf, ...], tuple[tuple[
             if found is None or isinstance(found, (int, float, bool)):
                 leaves.append(Leaf("constant", constant=spec.arg.value if found is None else found))
                 continue
-            leaves.append(Leaf("value" if isinstance(found, Value) else "number", len(results)))
-            results.append(as_tensor(work.frame.b, found))
+            kind = {Value: "value", Complex: "complex"}.get(type(found), "number")
+            leaves.append(Leaf(kind, len(results)))
+            results.append(_given(work.frame.b, found))
         elif spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
-            written.append((found, inputs[buffers[spec.target]]))
+            written.append((_given(work.frame.b, found), inputs[buffers[spec.target]]))
         elif spec.kind == OutputKind.USER_INPUT_MUTATION:
-            written.append((found, inputs[spec.target]))
+            written.append((_given(work.frame.b, found), inputs[spec.target]))
         else:
             raise UnsupportedOp(f"output {spec.arg}: {spec.kind.name} of an exported program")
     writes = tuple((len(results) + i, number) for i, (_, number) in enumerate(written))
     return results + [value for value, _ in written], tuple(leaves), writes
+
+
+def _given(b: AtenBuilder, found: Any) -> Value:
+    """A result as a graph output."""
+    return joined(b, found) if isinstance(found, Complex) else as_tensor(b, found)
 
 
 def _output_names(program: ExportedProgram, results: Sequence[Leaf], written: Sequence[str]) -> tuple[str, ...]:

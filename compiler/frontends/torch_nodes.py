@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from compiler.errors import UnsupportedOp
 from compiler.frontends.aten import NUMBER_ROWS, ROWS, SIZE_ROWS, AtenBuilder
 from compiler.frontends.aten.base import shape_of, tensor_type
+from compiler.frontends.aten.complex import call_on_complex, is_complex, split
 from compiler.frontends.aten.numbers import Number, guard_assertions
 from compiler.frontends.aten.refused import REFUSED
 from compiler.frontends.torch_control import CONTROL_ROWS
@@ -105,7 +106,10 @@ def _attribute(frame: Frame, path: str) -> Any:
     found: Any = frame.module
     for part in path.split("."):
         found = getattr(found, part)
-    return frame.b.constant(array_of(found, path), "constant") if isinstance(found, torch.Tensor) else found
+    if not isinstance(found, torch.Tensor):
+        return found
+    value = frame.b.constant(array_of(found, path), "constant")
+    return split(frame.b, value) if found.is_complex() else value
 
 
 def _call(frame: Frame, node: fx.Node) -> None:
@@ -138,7 +142,7 @@ def _call(frame: Frame, node: fx.Node) -> None:
             assert row is not None
             if name not in NUMBER_ROWS:
                 args, kwargs = _without_numbers(b, node.target, args, kwargs)
-            result = row(b, *args, **kwargs)
+            result = call_on_complex(b, name, args, kwargs) if is_complex(b, args) else row(b, *args, **kwargs)
     except BodyRefused:
         return
     except UnsupportedOp as error:

@@ -29,7 +29,8 @@ def dtype_of(dtype: torch.dtype) -> DType:
 def array_of(tensor: torch.Tensor, place: str) -> np.ndarray:
     """The tensor's elements without a copy, for a strided tensor in CPU memory. `place` names it in errors.
 
-    bfloat16 and float8 come as ml_dtypes' types. Raises ModelError for sparse tensors and other devices.
+    bfloat16 and float8 come as ml_dtypes' types, complex elements as their parts along a new last axis. Raises
+    ModelError for sparse tensors and other devices.
     """
     import torch
 
@@ -38,11 +39,30 @@ def array_of(tensor: torch.Tensor, place: str) -> np.ndarray:
             f"{place}: found a {tensor.layout} tensor on {tensor.device}; expected torch.strided on cpu; "
             "call .to_dense() or .cpu() first"
         )
-    dtype = dtype_of(tensor.dtype)
     plain = tensor.detach().resolve_conj().resolve_neg()
+    if plain.is_complex():
+        plain = torch.view_as_real(plain)
+    dtype = dtype_of(plain.dtype)
     if dtype.numpy.name == dtype.name and dtype.numpy.isbuiltin == 1:
         return plain.numpy()
     return plain.view(getattr(torch, _CARRIERS[dtype.bytes])).numpy().view(dtype.numpy)
+
+
+def complex_view(parts: torch.Tensor) -> torch.Tensor:
+    """The complex tensor whose parts lie along the last axis; it shares memory."""
+    import torch
+
+    return torch.view_as_complex(parts)
+
+
+def parts_of(tensor: Any, place: str) -> torch.Tensor:
+    """A complex tensor's parts along a new last axis, sharing memory. Raises DtypeError where it is not complex."""
+    import torch
+
+    tensor = torch.as_tensor(tensor)
+    if not tensor.is_complex():
+        raise DtypeError(f"{place}: found {tensor.dtype}, expected a complex tensor; convert it with .to(torch.cfloat)")
+    return torch.view_as_real(tensor.detach().resolve_conj())
 
 
 def size_of(expression: Any, symbols: dict[Any, Any]) -> Size:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from compiler.frontends.aten import (
     activation,
+    complex,
+    complex_parts,
     experts,
+    fft,
     index,
     make,
     masks,
@@ -18,6 +21,7 @@ from compiler.frontends.aten import (
     scatter,
     segments,
     shape,
+    short_time,
     sort,
     windows,
     write_slices,
@@ -27,6 +31,7 @@ from compiler.frontends.aten.sizes import SIZE_ROWS
 
 __all__ = [
     "NUMBER_ROWS", "ROWS", "SIZE_ROWS", "AtenBuilder",
-    "activation", "experts", "index", "make", "masks", "norm", "pointwise", "pool", "product", "recurrent",
-    "reduce", "resample", "scatter", "segments", "shape", "sort", "windows", "write_slices",
+    "activation", "complex", "complex_parts", "experts", "fft", "index", "make", "masks", "norm", "pointwise",
+    "pool", "product", "recurrent", "reduce", "resample", "scatter", "segments", "shape", "short_time", "sort",
+    "windows", "write_slices",
 ]  # fmt: skip

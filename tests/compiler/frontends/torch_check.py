@@ -13,7 +13,13 @@ from compiler.frontends.torch import ImportedTorch, load
 from compiler.frontends.torch_tensors import array_of
 
 # Largest difference from torch's own result, relative to 1 + its size. torch adds in its own order.
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+TOLERANCE = {
+    torch.float64: 1e-13,
+    torch.float32: 4e-6,
+    torch.complex64: 4e-6,
+    torch.bfloat16: 1e-2,
+    torch.float16: 2e-3,
+}
 
 
 class Each(torch.nn.Module):
