@@ -100,16 +100,14 @@ class RecurrenceKernel:
         items = directions * blocks if batch else 0
         per_chunk = 1 if row_ns * batch * directions > 2 * CHUNK_NS else max(items, 1)
         backward = sum(size(flag) << d for d, flag in enumerate(call.params))
-        words: list[int | View] = [items, per_chunk, blocks, rows, steps, batch, backward]
-        for view, axes in zip((*call.reads, *call.writes), self._axes(), strict=True):
-            words += [view, *byte_strides(view, axes, size)]
         panels = [shape.panels(unit, m[3]) for shape, m in zip(self.shapes, matrices, strict=True)]
-        # A packed matrix has strides of its own.
-        position = 7 + sum(1 + len(axes) for axes in self._axes()[:at])
-        for i, kind in enumerate(spec.matrices):
-            if kind == "constant":
-                words[position + 1] = panels[i] * prod(matrices[i][1:3]) * unit.n * unit.b.bytes
-            position += 2 if kind == "constant" else 5
+        words: list[int | View] = [items, per_chunk, blocks, rows, steps, batch, backward]
+        for read, (view, axes) in enumerate(zip((*call.reads, *call.writes), self._axes(), strict=True)):
+            words.append(view)
+            if read in self.packed_reads(call):  # in a layout of its own
+                words.append(panels[read - at] * prod(matrices[read - at][1:3]) * unit.n * unit.b.bytes)
+            else:
+                words += byte_strides(view, axes, size)
         for m, count in zip(matrices, panels, strict=True):
             words += [m[1], m[3], count]
         scratch = _Scratch()

@@ -7,7 +7,6 @@ registers for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,6 @@ from backends.native.gemv import CHAINS
 from backends.native.kernel import I64, POINTER
 from backends.native.loops import Values, counted_loop
 from backends.native.memory import aligned_zeros
-from backends.native.microkernel import for_row_blocks
 from backends.native.units import MatrixUnit
 from compiler.dims import Size
 
@@ -28,7 +26,7 @@ MOST_ROWS = 8  # of a product: each needs an address register
 @dataclass(frozen=True)
 class ProductShape:
     """What shapes the code of a phase's products: `gates`, `group`: panels walked together, `rows`: (row count, panels
-    at once) of the products there are, descending; `packed`: whether the matrix was packed ahead."""
+    at once) of the products there are, from the most rows down to 1; `packed`: whether the matrix was packed ahead."""
 
     gates: int
     group: int
@@ -45,9 +43,7 @@ class ProductShape:
             costs = {g: (-(-panels // g) * max(g * gates, CHAINS), -(-panels // g) * g) for g in range(1, group + 1)}
             group = min(costs, key=lambda g: costs[g])
         most = max(1, min(MOST_ROWS, registers // gates))
-        counts = [min(most, max(batch, 1)) if isinstance(batch, int) else most]
-        while counts[-1] > 1:
-            counts.append(-(-counts[-1] // 2))
+        counts = range(min(most, max(batch, 1)) if isinstance(batch, int) else most, 0, -1)
         together = [max(p for p in range(1, group + 1) if group % p == 0 and (p == 1 or p * r * gates <= registers))
                     for r in counts]  # fmt: skip
         return ProductShape(gates, group, tuple(zip(counts, together, strict=True)), packed)
@@ -143,21 +139,29 @@ class Products:
     ) -> None:
         """Rows at `a`, `a_row` bytes apart, times the matrix."""
         shape, column = self.shape, I64(self.unit.n * self.unit.acc.bytes)
-        together = dict(shape.rows)
+        most = I64(shape.rows[0][0])
+        rest = builder.urem(rows, most)
+        full = builder.sub(rows, rest)
+
+        def multiply(count: int, together: int, row: ir.Value, first: ir.Value) -> None:
+            source = move(builder, a, builder.mul(row, a_row))
+            target = move(builder, out.base, builder.mul(row, out.row))
+            for p in range(0, shape.group, together):
+                panel = builder.add(first, I64(p))
+                b = move(builder, matrix.base, builder.mul(panel, matrix.panel))
+                place = move(builder, target, builder.mul(panel, column))
+                arguments = [source, a_row, b, matrix.panel, matrix.gate, matrix.depth, place, out.row, out.gate]
+                builder.call(self.functions[count], arguments)
 
         def group(first: ir.Value, _: Values) -> Values:
-            def block(count: int, row: ir.Value, _: ir.Value) -> None:
-                source = move(builder, a, builder.mul(row, a_row))
-                target = move(builder, out.base, builder.mul(row, out.row))
-                for p in range(0, shape.group, together[count]):
-                    panel = builder.add(first, I64(p))
-                    b = move(builder, matrix.base, builder.mul(panel, matrix.panel))
-                    place = move(builder, target, builder.mul(panel, column))
-                    arguments = [source, a_row, b, matrix.panel, matrix.gate, matrix.depth, place, out.row, out.gate]
-                    builder.call(self.functions[count], arguments)
+            def block(row: ir.Value, _: Values) -> Values:
+                multiply(*shape.rows[0], row, first)
+                return []
 
-            body: Callable[[int, ir.Value, ir.Value], None] = block
-            for_row_blocks(builder, rows, tuple(count for count, _ in shape.rows), body)
+            counted_loop(builder, I64(0), full, most, [], block)
+            for count, together in shape.rows[1:]:
+                with builder.if_then(builder.icmp_signed("==", rest, I64(count))):
+                    multiply(count, together, full, first)
             return []
 
         counted_loop(builder, I64(0), matrix.panels, I64(shape.group), [], group)
