@@ -103,7 +103,7 @@ def _decide(node: Any) -> Iterator[int]:
 
 def _tracks(node: Any) -> bool:
     op = _op(node)
-    return op is not None and op.tracks_values
+    return op is not None and op.tracks_values and not op.is_host  # what such a step finds in an input is data
 
 
 def _op(node: Any) -> Op | None:

@@ -10,8 +10,9 @@ import numpy as np
 from compiler import dims, dtypes
 from compiler.builder import Builder
 from compiler.dims import Size
-from compiler.ir import Node, Value
-from compiler.op import Call, Sample, op
+from compiler.frontends.onnx_node import OnnxNode
+from compiler.ir import Value
+from compiler.op import Call, OnnxRow, Sample, op
 from compiler.ops.sort_keys import stable_order, total_order
 from compiler.types import TensorType
 
@@ -51,11 +52,19 @@ class NonZero:
 _COMPRESS = {"axis": None}
 
 
+def _build_compress(b: Builder, node: OnnxNode) -> Value:
+    x, condition, axis = node.required(0), node.required(1), node.attrs["axis"]
+    known = b.constants.get(condition.name)
+    if known is None:
+        return b.emit("compress", x, condition, axis=axis, hint=node.outputs[0])
+    x = x if axis is not None else b.emit("reshape", x, b.sizes((-1,)))
+    return b.emit("take", x, b.constant(np.flatnonzero(known)), axis=axis or 0, hint=node.outputs[0])
+
+
 @op(
     "compress",
-    onnx="Compress",
+    onnx=OnnxRow("Compress", _COMPRESS, build=_build_compress),
     attrs=_COMPRESS,
-    value_operands=(1,),
     host_reason="how many elements are selected is data",
 )
 class Compress:
@@ -85,15 +94,6 @@ class Compress:
                 f"compress: found {condition.size} conditions for {length} elements; expected at most one each"
             )
         return np.compress(condition, x, axis)
-
-    def decompose(b: Builder, node: Node) -> Value | None:
-        x, condition = node.inputs
-        known = b.constants.get(condition.name)
-        if known is None or x.type.shape is None:
-            return None
-        if node.attrs["axis"] is None:
-            x = b.emit("reshape", x, b.sizes((-1,)))
-        return b.emit("take", x, b.constant(np.flatnonzero(known)), axis=node.attrs["axis"] or 0)
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         x = rng.standard_normal((2, 5, 3)).astype(np.float32)

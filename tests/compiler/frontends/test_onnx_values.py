@@ -54,3 +54,12 @@ def test_a_condition_and_what_its_branches_give_on() -> None:
     }
     nodes = [helper.make_node("If", ["c"], ["s"], **branches), helper.make_node("Reshape", ["x", "s"], ["y"])]
     assert deciding_inputs(model(nodes, "x", "a", "b", "c")) == ("a", "b", "c")
+
+
+def test_what_a_host_step_finds_in_an_input_is_data() -> None:
+    nodes = [
+        helper.make_node("Equal", ["x", "end"], ["ends"]),
+        helper.make_node("NonZero", ["ends"], ["places"]),
+        helper.make_node("Slice", ["x", "places", "stop"], ["y"]),
+    ]
+    assert deciding_inputs(model(nodes, "x", "end", "stop")) == ("stop",)

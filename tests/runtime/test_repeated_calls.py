@@ -1,0 +1,60 @@
+"""Programs whose sizes come from data, or that have control flow, called again and again with changing sizes: right
+every time, and memory stays where it is."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runtime
+from runtime.program import Program
+from tests.runtime.repeated_models import CASES, Repeated
+
+CALLS = 1_200  # of each model; ten thousand and more together
+WARM, WARM_COMPILING = 250, 60  # calls until every cache is as full as it gets
+PLANS = 64  # a program keeps
+GROWTH = 3 << 20  # bytes: allocators keep some; a leak of 3 KiB a call is found
+OBJECTS = 400
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def run(case: Repeated, program: Program, rng: np.random.Generator, calls: int) -> None:
+    """Every call checked."""
+    for _ in range(calls):
+        arrays = case.inputs(rng)
+        for found, expected in zip(program(*arrays), case.expected(*arrays), strict=True):
+            assert found.dtype == expected.dtype and np.array_equal(found, expected), [array.shape for array in arrays]
+
+
+def repeat(case: Repeated, rng: np.random.Generator, calls: int) -> None:
+    """`calls` calls, before which and behind which memory is looked at."""
+    program = runtime.compile(case.model, threads=1)
+    run(case, program, rng, WARM if case.share == 1 else WARM_COMPILING)
+    memory, objects = resident(), len(gc.get_objects())
+    run(case, program, rng, int(case.share * calls))
+    grown, more = resident() - memory, len(gc.get_objects()) - objects
+    assert grown < GROWTH, f"{grown} bytes more after {calls} calls"
+    assert more < OBJECTS, f"{more} objects more after {calls} calls"
+    statistics = program.statistics()
+    assert statistics is not None
+    assert statistics.plans <= PLANS * (1 + case.bodies)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_calls(case: Repeated, rng: np.random.Generator) -> None:
+    repeat(case, rng, CALLS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_ten_thousand_calls(case: Repeated, rng: np.random.Generator) -> None:
+    repeat(case, rng, 10_000)
