@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,6 +65,16 @@ def box(view: views.View, axis: int, start: Size, size: Size) -> views.View:
     return views.slice(view, starts, sizes, [1] * rank)
 
 
+def padded_shape(call: Call, shape: Sequence[Size], before: Sequence[Size], after: Sequence[Size]) -> tuple[Size, ...]:
+    """The shape with so many elements added (negative: removed) on both sides. Raises ShapeError where more is removed
+    than there is."""
+    for size, b, a in zip(shape, before, after, strict=True):
+        kept = size + dims.minimum(b, 0) + dims.minimum(a, 0)
+        if isinstance(kept, int) and kept < 0:
+            call.shape_error(f"before {tuple(before)} and after {tuple(after)} remove more than there is of {shape}")
+    return tuple(size + b + a for size, b, a in zip(shape, before, after, strict=True))
+
+
 @op("pad", attrs={"before": REQUIRED, "after": REQUIRED, "mode": "constant"})
 class Pad:
     """x with elements added (or, negative, removed) on both sides of each axis.
@@ -75,10 +86,7 @@ class Pad:
         x, before, after = call.tensor(0), call.attrs["before"], call.attrs["after"]
         if x.shape is None or not len(before) == len(after) == len(x.shape):
             call.shape_error(f"before {before} and after {after} do not fit {x}")
-        shape = tuple(size + b + a for size, b, a in zip(x.shape, before, after, strict=True))
-        if any(isinstance(size, int) and size < 0 for size in shape):
-            call.shape_error(f"before {before} and after {after} remove more than there is of {x}")
-        return [TensorType(x.dtype, shape)]
+        return [TensorType(x.dtype, padded_shape(call, x.shape, before, after))]
 
     def reference(
         x: np.ndarray, fill: np.ndarray | None = None, *, before: Sequence[int], after: Sequence[int], mode: str
@@ -153,6 +161,9 @@ class Take:
         if any(size == 0 for size in target.shape):
             return
         flat = low.reshaped(source, (outer, source.shape[axis], inner))
+        if inner == 1 and (outer != 1 or len(index.shape) > 1):  # one row of elements would be one chunk
+            take_elements(low, flat, positions, index.shape, target)
+            return
         result = low.reshaped(target, (outer, positions.shape[0], inner))
         spec = MoveSpec("take", flat.dtype.bytes, 3, positions.dtype, ("unit", "unit"), ("unit",))
         low.call(spec, [flat, positions], [result])
@@ -161,3 +172,18 @@ class Take:
         data = rng.standard_normal((4, 5, 3)).astype(np.float32)
         yield Sample((data, np.array([[0, -1], [2, 4]])), {"axis": 1})
         yield Sample((data, np.array(2, np.int32)), {"axis": 0}, name="scalar")
+        yield Sample((data[..., 0].copy(), np.array([3, -5, 0, 0])), {"axis": 1}, name="elements")
+        yield Sample((data[0, :, 0].copy(), np.array([[3, -5], [0, 2]], np.int32)), name="table")
+
+
+def take_elements(
+    low: Lowering, data: views.View, positions: views.View, shape: Sequence[Size], target: views.View
+) -> None:
+    """Elements of each row of data [O, A, 1] at `positions`, dense with `shape`: rows of one element are not copied row
+    by row, but picked along the last axis of `shape`."""
+    outer, available, _ = data.shape
+    lines, length = dims.product(shape[:-1]), shape[-1] if shape else 1
+    table = replace(data, shape=(outer, available, length), strides=(data.strides[0], data.strides[1], 0))
+    index = replace(positions, shape=(outer, lines, length), strides=(0, length, 1))
+    spec = MoveSpec("take_elements", data.dtype.bytes, 3, positions.dtype, ("general", "unit"), ("unit",))
+    low.call(spec, [table, index], [low.reshaped(target, (outer, lines, length))])
