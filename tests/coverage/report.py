@@ -26,6 +26,7 @@ where they are known.
 
 {summary}
 """
+REFUSED = re.compile(r"torch(\.onnx)?\.export refused")
 COLUMNS = ("family", "from", "dynamic", "error", "torch", "Host", "cuts", "kernels", "seconds", "failure")
 _ROW = re.compile(r"^\| (?!family|---)(.+) \|$")
 
@@ -53,10 +54,10 @@ def _summary(rows: Sequence[Sequence[str]]) -> str:
         its = [row for row in rows if row[1] == front_end]
         right = [row for row in its if not row[9]]
         native = [row for row in right if row[5] == row[6] == "0"]
-        refused = [row for row in its if "torch.onnx.export" in row[9]]
-        more = f", torch's exporter refuses {len(refused)}" if refused else ""
+        refused = [row for row in its if REFUSED.search(row[9])]
+        more = f" Torch's exporter refuses {len(refused)}." if refused else ""
         sentences.append(
-            f"From {front_end}: {len(its)} families, {len(right)} right, {len(native)} of them without Host{more}."
+            f"From {front_end}: {len(its)} families, {len(right)} right, {len(native)} of them without Host.{more}"
         )
     return "\n".join(sentences)
 

@@ -4,13 +4,43 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 import transformers as hf
+from torch import nn
+from torch.nn import functional as f
 
-from tests.coverage.case import Builder, Case, hugging
+from tests.coverage.case import BATCH_SEQ, Builder, Case, hugging, plain
 from tests.coverage.families.decoder import GROUPED, decoder
 from tests.coverage.families.encoder_decoder import SIZES, T5, both_texts
 
 KIND = "mixture of experts"
+
+
+class Dispatch(nn.Module):
+    """One expert for each token, of limited capacity, by products with one-hot places (Switch, Fedus et al. 2022)."""
+
+    def __init__(self, width: int = 16, experts: int = 4, capacity: int = 4) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.router = nn.Linear(width, experts)
+        self.up = nn.Parameter(0.3 * torch.randn(experts, width, 24))
+        self.down = nn.Parameter(0.3 * torch.randn(experts, 24, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight, chosen = self.router(x).softmax(-1).max(-1)
+        one_hot = f.one_hot(chosen, self.up.shape[0])
+        place = (one_hot.cumsum(1) * one_hot).sum(-1) - 1
+        kept = (place < self.capacity).to(x.dtype)
+        slot = f.one_hot(place.clamp(max=self.capacity - 1), self.capacity)
+        sent = one_hot[..., :, None].to(x.dtype) * slot[..., None, :] * kept[..., None, None]
+        queues = torch.einsum("bsec,bsd->ebcd", sent, x)
+        done = torch.einsum("ebcf,efd->ebcd", f.relu(torch.einsum("ebcd,edf->ebcf", queues, self.up)), self.down)
+        return x + weight[..., None] * torch.einsum("bsec,ebcd->bsd", sent, done)
+
+
+def dispatch() -> Case:
+    """Batch and length dynamic."""
+    return plain(Dispatch(), lambda batch=2, seq=11: (torch.randn(batch, seq, 16),), [BATCH_SEQ], (3, 7))
 
 
 def switch() -> Case:
@@ -38,6 +68,7 @@ FAMILIES: dict[str, Builder] = {
     ),
     "OLMoE": partial(decoder, "Olmoe", num_experts=4, num_experts_per_tok=2, **GROUPED),
     "Switch Transformers": switch,
+    "expert dispatch by products (plain)": dispatch,
     "DeepSeek-V3": partial(
         decoder,
         "DeepseekV3",

@@ -32,7 +32,7 @@ def segformer() -> Case:
 
 def upernet() -> Case:
     """Pyramid pooling and a feature pyramid over a residual network."""
-    inner = hf.ResNetConfig(**{**backbone().to_diff_dict(), "out_features": ["stage1", "stage2", "stage3", "stage4"]})
+    inner = backbone("stage1", "stage2", "stage3", "stage4")
     config = hf.UperNetConfig(
         backbone_config=inner,
         hidden_size=16,
@@ -51,9 +51,9 @@ def mask2former() -> Case:
             **{**SWIN, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "image_size": 64},
             out_features=["stage1", "stage2", "stage3", "stage4"],
         ),
-        feature_size=16,
-        mask_feature_size=16,
-        hidden_dim=16,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
         encoder_feedforward_dim=24,
         dim_feedforward=24,
         encoder_layers=1,
@@ -70,8 +70,8 @@ def mask2former() -> Case:
 def dpt() -> Case:
     """Depth from a ViT's layers, reassembled and fused."""
     config = hf.DPTConfig(
-        **VIT,
-        backbone_out_indices=[0, 0, 1, 1],
+        **{**VIT, "num_hidden_layers": 4},
+        backbone_out_indices=[0, 1, 2, 3],
         neck_hidden_sizes=[8, 16, 24, 32],
         fusion_hidden_size=16,
         is_hybrid=False,
