@@ -169,7 +169,8 @@ class Resize:
         counts = [1] * len(shape)
         for number, axis in changed:
             at = last.index(number) if last else number
-            counts[at] = _repeats(axis, attrs) if region[number] is None else 1
+            rows = at < len(shape) - 1 and region[number] is None  # single elements are picked, not copied as rows
+            counts[at] = _repeats(axis, attrs) if rows else 1
             if counts[at] == 1:
                 x = _resample(b, x, at, axis, attrs, region[number])
         if max(counts, default=1) > 1:

@@ -150,7 +150,10 @@ def combine(
     ]
     terms += [index(count + axis) * operands.size(stride) for axis, stride in offsets]
     taps_shape = tuple(known_shape(taps.places)[0] for taps in axes)
-    attrs = {"outputs": (reduce(lambda x, y: x + y, terms),), "shape": (*taps_shape, *space)}
+    extent = known_shape(rows)[0]
+    narrow = isinstance(extent, int) and extent < 1 << 31  # half as many bytes to write and read
+    place = cast(reduce(lambda x, y: x + y, terms), dtypes.int32 if narrow else dtypes.int64)
+    attrs = {"outputs": (place,), "shape": (*taps_shape, *space)}
     places = b.emit_many("map", operands.values, attrs, ("rows",))[0]
     picked = b.emit("take", rows, places, axis=0, hint=hint)
     left = [size for axis, size in enumerate(space) if axis not in reduced]
