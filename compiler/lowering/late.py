@@ -37,7 +37,7 @@ class LateValues:
         entry = lookup(node.op)
         if not entry.tracks_values or not node.inputs or not self._all_known(node.inputs):
             return False
-        if any(not isinstance(v.type, TensorType) or v.type.dtype.is_float for v in node.outputs):
+        if any(not isinstance(v.type, TensorType) or v.type.dtype.is_float or _is_data(v.type) for v in node.outputs):
             return False
         self._known.update(value.name for value in node.outputs)
         self.nodes.append(node)
@@ -67,6 +67,11 @@ class LateValues:
         sources = {n for v in node.inputs if v is not None for n in _names(v)}
         sources |= {n for size in node.attrs.values() if isinstance(size, tuple) for n in _attr_names(size)}
         return any(_names(v) - sources for v in node.outputs)
+
+
+def _is_data(type: TensorType) -> bool:
+    """Whether a tensor is too large to be about sizes: a repeated constant, which kernels read in place."""
+    return type.shape is not None and dims.is_static(type.shape) and type.elements > TRACKED_ELEMENTS  # type: ignore[operator]
 
 
 def _names(value: Value) -> set[str]:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler import dims, dtypes
+from compiler import dims
 from compiler.expr import Expr, apply, const, select
 from compiler.frontends.aten.base import (
     AtenBuilder,
     Operand,
     aten,
     axis_of,
+    compute_type,
     convert,
     pointwise,
     reshape,
@@ -98,10 +99,10 @@ def _scatter_reduce(
     total = _scatter_elements(b, table, axis, index, source, reduction)
     if reduce != "mean":
         return total
-    shape = shape_of(x)
-    count = b.emit("map", outputs=(const(int(include_self), dtypes.int64),), shape=shape, hint="count")
-    one = b.constant(1, "one", dtypes.int64)
-    return _quotient(b, total, _scatter_elements(b, count, axis, index, one, "add"))
+    # Counted in floats where the sums are floats: kernels then read the repeated one in place.
+    held = compute_type(b.dtype)
+    count = b.emit("map", outputs=(const(int(include_self), held),), shape=shape_of(x), hint="count")
+    return _quotient(b, total, _scatter_elements(b, count, axis, index, b.constant(1, "one", held), "add"))
 
 
 def _quotient(b: AtenBuilder, total: Value, count: Value) -> Value:
