@@ -15,6 +15,7 @@ from compiler.expr import apply, const, index
 from compiler.ir import Node, Value
 from compiler.op import Call, OnnxRow, Sample, op
 from compiler.ops.binary import floor_mod
+from compiler.ops.core_moves import padded_shape
 from compiler.ops.extents import larger
 from compiler.ops.indexing import Operands
 from compiler.ops.onnx_types import attribute_to_input
@@ -56,7 +57,7 @@ class OnnxPad:
         if pads is None or (call.optional(3) is not None and axes is None):
             return [TensorType(x.dtype, unknown_shape(call, len(x.shape)))]
         before, after = resolve_pads(len(x.shape), pads, axes)
-        return [TensorType(x.dtype, tuple(b + n + a for b, n, a in zip(before, x.shape, after, strict=True)))]
+        return [TensorType(x.dtype, padded_shape(call, x.shape, before, after))]
 
     def reference(
         x: np.ndarray, pads: np.ndarray, fill: np.ndarray | None = None, axes: np.ndarray | None = None, *, mode: str

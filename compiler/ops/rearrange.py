@@ -40,6 +40,8 @@ class ReverseSequence:
     def reference(x: np.ndarray, lengths: np.ndarray, *, batch_axis: int, time_axis: int) -> np.ndarray:
         result = x.copy()
         source, target = (np.moveaxis(a, (batch_axis, time_axis), (0, 1)) for a in (x, result))
+        if np.any(lengths > x.shape[time_axis]):
+            raise IndexError(f"lengths {lengths} exceed {x.shape[time_axis]} steps")
         for sequence, length in enumerate(lengths):
             target[sequence, :length] = source[sequence, :length][::-1]
         return result

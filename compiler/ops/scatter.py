@@ -75,9 +75,13 @@ def scatter_along(
     return b.emit("reshape", filled, b.sizes(whole))
 
 
-def _infer_scatter(call: Call) -> list[TensorType]:
-    call.same_dtype(0, 2)
-    return [call.tensor(0)]
+def _check_updates(call: Call, expected: Sequence[Size]) -> None:
+    """Raises ShapeError where the updates (operand 2) are not of the shape that data and index ask for."""
+    found = call.tensor(2).shape
+    if found is not None and len(found) != len(expected):
+        call.shape_error(f"updates {call.tensor(2)}; expected shape {tuple(expected)}")
+    for axis, (size, wanted) in enumerate(zip(found or (), expected, strict=False)):
+        call.same_size(size, wanted, f"axis {axis} of the updates")
 
 
 _REDUCTIONS = ("add", "mul", "max", "min")
@@ -93,7 +97,11 @@ class ScatterElements:
     """data with data[i, index[i, j, k], k] = updates[i, j, k] for axis 1, or combined by `reduction`; of equal places
     the last stays, combinations go in row-major order of updates, each rounded to the element type."""
 
-    infer = _infer_scatter
+    def infer(call: Call) -> list[TensorType]:
+        call.same_dtype(0, 2)
+        if call.tensor(1).shape is not None:
+            _check_updates(call, call.tensor(1).shape)
+        return [call.tensor(0)]
 
     def reference(
         data: np.ndarray, places: np.ndarray, updates: np.ndarray, *, axis: int, reduction: str
@@ -131,7 +139,12 @@ class ScatterNd:
     """data with slices put at, or combined by `reduction` into, the positions in the last axis of operand 1; in order,
     each step rounded to the element type."""
 
-    infer = _infer_scatter
+    def infer(call: Call) -> list[TensorType]:
+        call.same_dtype(0, 2)
+        data, places = call.tensor(0).shape, call.tensor(1).shape
+        if data is not None and places and isinstance(places[-1], int):
+            _check_updates(call, (*places[:-1], *data[places[-1] :]))
+        return [call.tensor(0)]
 
     def reference(data: np.ndarray, places: np.ndarray, updates: np.ndarray, *, reduction: str) -> np.ndarray:
         return combine_at(data, tuple(np.moveaxis(places, -1, 0)), updates, reduction)
