@@ -15,7 +15,7 @@ import numpy as np
 
 from compiler.builder import Builder
 from compiler.dims import Dim, Size, Undecided
-from compiler.errors import ModelError, SansuanError
+from compiler.errors import ModelError, SansuanError, UnsupportedOp
 from compiler.frontends.onnx_attributes import read_attributes
 from compiler.frontends.onnx_model import OnnxModel, domain_name
 from compiler.frontends.onnx_node import OnnxNode, Subgraph
@@ -150,6 +150,12 @@ def _convert(frame: Frame, node: OnnxNode, overload: str, place: str) -> Sequenc
             results = NotImplemented
         if results is not NotImplemented:
             return (results,) if isinstance(results, Value) else tuple(results)
+    if schema is None:
+        types = ", ".join(str(value.type) for value in node.inputs if value is not None)
+        raise UnsupportedOp(
+            f"{place}: {node.domain or 'ai.onnx'}:{node.op_type} on {types}; expected sizes that decide how it "
+            "computes to be numbers: give the inputs shapes"
+        )
     body = function_body(node, schema) if _typed_enough(node) else None
     if body is not None:
         return _expand(frame, body, node, attribute_defaults(schema), frame.scope.maps)

@@ -26,7 +26,7 @@ def model_of(
     weights: Sequence[int] = (),
     domain: str = MICROSOFT,
 ) -> onnx.ModelProto:
-    """A model of one node. `weights`: inputs given as initializers; `symbolic`: other extents are named."""
+    """A model of one node. `weights`: inputs given as initializers; `symbolic`: extents are named but for the last."""
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
     node = helper.make_node(operator, names, list(outputs), domain=domain, **attrs)
     formal, constants = [], []
@@ -36,7 +36,8 @@ def model_of(
         if i in weights:
             constants.append(onnx.numpy_helper.from_array(array, names[i]))
             continue
-        shape = [f"n{i}_{axis}" if symbolic else size for axis, size in enumerate(array.shape)]
+        shape = [f"n{i}_{axis}" if symbolic else size for axis, size in enumerate(array.shape[:-1])]
+        shape += array.shape[-1:]
         formal.append(helper.make_tensor_value_info(names[i], helper.np_dtype_to_tensor_dtype(array.dtype), shape))
     results = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in outputs if name]
     for value in results:
