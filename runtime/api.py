@@ -137,6 +137,7 @@ def _compile_torch(
         specialize=_specializer(graph, backend, machine, options, present),
         fetch_weights=lambda: lower_graph(present()),
         hint=_FIXED_SIZE,
+        ranges=imported.ranges,
     )
 
 

@@ -19,26 +19,32 @@ from compiler.types import TensorType
 @dataclass(frozen=True)
 class Spec:
     """An input or output of a program. `shape` has numbers, and names where a size may vary from call to call; None
-    where not even the rank is fixed. `dtype` is None, and `type` says more, for what is no tensor."""
+    where not even the rank is fixed. `dtype` is None, and `type` says more, for what is no tensor. `limits`: axes whose
+    size must lie in a range, each with the least and the greatest (None: any) size."""
 
     name: str
     dtype: np.dtype | None
     shape: tuple[int | str, ...] | None
     type: str
+    limits: tuple[tuple[int, int, int | None], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}: {self.type}"
 
 
-def spec_of(value: Value, name: str, size_names: Mapping[str, str]) -> Spec:
-    """The spec of a graph's input or output, which the user calls `name`."""
+def spec_of(
+    value: Value, name: str, size_names: Mapping[str, str], ranges: Mapping[str, tuple[int, int | None]] | None = None
+) -> Spec:
+    """The spec of a graph's input or output, which the user calls `name`. ranges: least and greatest of named sizes."""
     type = value.type
     if not isinstance(type, TensorType):
         return Spec(name, None, None, str(type))
     if type.shape is None:
         return Spec(name, type.dtype.numpy, None, str(type))
     shape = tuple(size if isinstance(size, int) else size_names.get(str(size), str(size)) for size in type.shape)
-    return Spec(name, type.dtype.numpy, shape, f"{type.dtype}[{', '.join(map(str, shape))}]")
+    named = ((axis, str(size)) for axis, size in enumerate(type.shape))
+    limits = tuple((axis, *ranges[size]) for axis, size in named if ranges and size in ranges)
+    return Spec(name, type.dtype.numpy, shape, f"{type.dtype}[{', '.join(map(str, shape))}]", limits)
 
 
 def in_order(specs: Sequence[Spec], positional: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
@@ -121,6 +127,13 @@ def _check_shape(shape: tuple[int, ...], spec: Spec, hint: str) -> None:
         if isinstance(expected, int) and found != expected:
             advice = f"; {hint}" if hint else ""
             raise ShapeError(f"input {spec.name!r}: axis {axis} is {found}, expected {expected} ({spec.type}){advice}")
+    for axis, low, high in spec.limits:
+        if shape[axis] < low or (high is not None and shape[axis] > high):
+            within = f"at least {low}" if high is None else f"{low} to {high}"
+            raise ShapeError(
+                f"input {spec.name!r}: axis {axis} ({spec.shape[axis]}) is {shape[axis]}, expected {within}: its Dim "
+                "or the module itself allows no other size"
+            )
 
 
 def to_torch(array: Any) -> Any:

@@ -42,6 +42,12 @@ class Structure(Protocol):
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The graph's inputs in a call's arguments."""
 
+    def present_state(self) -> list[Any]:
+        """The last of the graph's inputs: buffers the module changes."""
+
+    def write_back(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> None:
+        """Store changed buffers and inputs."""
+
     def unflatten(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> Any:
         """The module's results from the graph's outputs."""
 
@@ -74,13 +80,14 @@ class Program:
         specialize: Callable[[tuple[tuple[int, ...], ...]], Runner] | None = None,
         fetch_weights: Callable[[], Lowered] | None = None,
         hint: str = "",
+        ranges: Mapping[str, tuple[int, int | None]] | None = None,
     ) -> None:
         """graph: the model as imported (its constants are not kept), its outputs of the types `executable` yields;
         notes: why nodes without a call need none; specialize(shapes): an executable for inputs of just these shapes,
         for calls that break a guard; fetch_weights(): the program with its present weights, for `refresh`; hint: what
-        an error about a fixed size should advise."""
+        an error about a fixed size should advise; ranges: least and greatest of named sizes."""
         names = graph.output_names or tuple(value.name for value in graph.outputs)
-        self.inputs = tuple(spec_of(value, value.name, graph.size_names) for value in graph.inputs)
+        self.inputs = tuple(spec_of(value, value.name, graph.size_names, ranges) for value in graph.inputs)
         self.outputs = tuple(spec_of(v, name, graph.size_names) for v, name in zip(graph.outputs, names, strict=True))
         self._executable, self._structure, self._hint = executable, structure, hint
         self._imported, self._notes = graph.imported, notes
@@ -92,10 +99,16 @@ class Program:
         self.__call__ = native(self._call) if structure is None else self._call_torch
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Outputs by name for inputs by name."""
-        results = self._arrays(in_order(self.inputs, (), inputs))
-        if self._structure is not None:
-            results = tuple(to_torch(result) for result in results)
+        """Outputs by name for inputs by name. Buffers that a torch module changes as it runs need not be given."""
+        structure = self._structure
+        if structure is None:
+            results = self._arrays(in_order(self.inputs, (), inputs))
+        else:
+            state = structure.present_state()
+            names = [spec.name for spec in self.inputs[len(self.inputs) - len(state) :]]
+            values = in_order(self.inputs, (), {**dict(zip(names, state, strict=True)), **inputs})
+            results = tuple(to_torch(result) for result in self._arrays(values))
+            structure.write_back(results, values)
         return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
 
     def ledger(self) -> list[LedgerRow]:

@@ -29,6 +29,7 @@ class ImportedTorch:
     parameters: constant name -> qualified name of the parameter or buffer it shares memory with.
     state: qualified names of buffers the module changes as it runs; they are graph inputs.
     writes: (graph output, input number) pairs: after a run the output is copied into that input.
+    ranges: least and greatest size (None: any) of named sizes that may not vary freely.
     simple_inputs: every input is one tensor by position and there is no `state`: `flatten(args, {})` is args.
     result_kind: "tensor" or "tuple" where `unflatten` answers outputs[0] or tuple(outputs), else "tree".
     """
@@ -38,6 +39,7 @@ class ImportedTorch:
     state: tuple[str, ...]
     writes: tuple[tuple[int, int], ...]
     results: tuple[Leaf, ...]
+    ranges: Mapping[str, tuple[int, int | None]]
     simple_inputs: bool
     result_kind: str
     _program: ExportedProgram
@@ -70,20 +72,33 @@ class ImportedTorch:
                     f"an input is {leaf!r}; expected {expected.constant!r} as in example_inputs: values that are no "
                     "tensors are fixed when the model is compiled; compile again for another one"
                 )
+        return tensors + self.present_state()
+
+    def present_state(self) -> list[Any]:
+        """The tensors of `state` as they are now."""
         state = [self._read(name) for name in self.state]
-        return tensors + [parts_of(tensor, "state") if tensor.is_complex() else tensor for tensor in state]
+        return [parts_of(tensor, "state") if tensor.is_complex() else tensor for tensor in state]
 
     def unflatten(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> Any:
         """The module's own output structure from the graph's outputs (torch tensors) and the inputs of the call,
         as `flatten` gave them; changed buffers and inputs are written back."""
-        import torch
         from torch.utils import _pytree
+
+        self.write_back(outputs, inputs)
+        leaves = [leaf.pick(outputs) for leaf in self.results]
+        return _pytree.tree_unflatten(leaves, self._program.call_spec.out_spec)
+
+    def write_back(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> None:
+        """Store what the module changes: buffers, and inputs (tensors or arrays) it works on in place."""
+        import torch
 
         with torch.no_grad():
             for output, number in self.writes:
-                inputs[number].copy_(outputs[output])
-        leaves = [leaf.pick(outputs) for leaf in self.results]
-        return _pytree.tree_unflatten(leaves, self._program.call_spec.out_spec)
+                target = inputs[number]
+                if isinstance(target, torch.Tensor):
+                    target.copy_(outputs[output])
+                else:
+                    np.copyto(target, outputs[output].numpy())
 
     def weights(self) -> dict[str, np.ndarray]:
         """The present contents of every parameter constant, by constant name, sharing memory with the module."""
@@ -131,7 +146,8 @@ def load(
         raise ModelError("a torch.nn.Module needs example_inputs: a tuple and/or a dict of tensors it accepts")
     args, kwargs = split_inputs(example_inputs)
     program = torch_export.export(model, args, kwargs, dynamic_shapes)
-    imported = import_program(program, torch_export.size_names(program))
+    names = torch_export.size_names(program)
+    imported = import_program(program, names)
     in_spec = program.call_spec.in_spec
     return ImportedTorch(
         graph=imported.graph,
@@ -139,6 +155,7 @@ def load(
         state=imported.state,
         writes=imported.writes,
         results=imported.results,
+        ranges=torch_export.size_ranges(program, names, dynamic_shapes),
         simple_inputs=_is_flat(in_spec)
         and all(leaf.kind == "value" for leaf in imported.inputs)
         and not imported.state,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from compiler import dims
-from compiler.errors import ModelError, ShapeError
+from compiler.errors import ModelError, ShapeError, UnsupportedOp
 from compiler.frontends import torch_recurrent
 from compiler.frontends.aten import ROWS, SIZE_ROWS
 
@@ -62,24 +62,79 @@ def _exported(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     import torch
     from torch._dynamo.exc import UserError, UserErrorType
     from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
-    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
     try:
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
-    except GuardOnDataDependentSymNode as error:
-        raise ModelError(
-            f"torch.export refused the module: {str(error).partition(chr(10))[0]}: its control flow depends on a "
-            "tensor's contents; use torch.where, or torch.cond outside of this module"
-        ) from error
     except UserError as error:
         text = str(error.msg if hasattr(error, "msg") else error).partition("\n\nThe error above")[0]
         constraint = error.error_type == UserErrorType.CONSTRAINT_VIOLATION
+        cause: Exception = error
+    except UnsupportedOp:
+        raise
+    except Exception as error:
+        raise ModelError(_refusal(error)) from error
     fixes = re.findall(r"^\s*\w+ = (.+)$", text.partition("Suggested fixes:")[2], re.MULTILINE)
     if constraint and fixes and all(fix.startswith("Dim(") for fix in fixes):
         narrower = refine_dynamic_shapes_from_suggested_fixes(text, shapes)
         if narrower != shapes:
             return _exported(model, args, kwargs, narrower)
-    raise (ShapeError if constraint else ModelError)(f"torch.export refused the module: {text}")
+    if constraint:
+        raise ShapeError(f"torch.export refused the module: {text}") from cause
+    raise ModelError(_refusal(cause)) from cause
+
+
+_CONTENTS = (
+    "its control flow depends on a tensor's contents; use torch.where or torch.cond, torch.while_loop for a loop, and "
+    "torch._check to promise what is known of a size"
+)
+# What to do about torch.export's failures, by the names of their classes and of those these derive from.
+_ADVICE: Mapping[str, str] = {
+    "GuardOnDataDependentSymNode": _CONTENTS,
+    "DataDependentOutputException": _CONTENTS,
+    "UserError": _CONTENTS,
+    "DynamicOutputShapeException": "the size of a result is data and torch knows no name for it; use a masked form",
+    "UnsupportedOperatorException": "an operator has no shape function; give a custom one torch.library.register_fake",
+    "UncapturedHigherOrderOpError": "a branch or body of control flow may only compute with its operands: no side "
+    "effects, no Python objects changed, results of the same types and shapes in every branch",
+    "Unsupported": "Python code that torch cannot trace; move it out of the module",
+}
+_OTHERWISE = "call the module with these example_inputs first; if that works, the code torch points at cannot be traced"
+
+
+def _refusal(error: Exception) -> str:
+    """What an error of torch.export says, and what to do about it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    known = (_ADVICE[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _ADVICE)
+    found = f"{type(error).__name__}: {' '.join(lines[:2]) or 'no message'}"
+    source = next((line for line in lines if line.startswith('File "') and "/torch/" not in line), "")
+    return f"torch.export refused the module: {found}{f' ({source})' if source else ''}; {next(known, _OTHERWISE)}"
+
+
+def size_ranges(
+    program: ExportedProgram, names: Mapping[Any, str], dynamic_shapes: Any
+) -> dict[str, tuple[int, int | None]]:
+    """The least and greatest (None: any) size of each dim that the module or `dynamic_shapes` limits.
+
+    A least size of 2 counts only where a Dim declares it: torch makes it up because it traced sizes above 1.
+    """
+    declared = _declared_minimums(dynamic_shapes)
+    ranges = {}
+    for symbol, limits in program.range_constraints.items():
+        name = names.get(symbol, str(symbol))
+        low = int(limits.lower) if limits.lower.is_Integer else 0
+        low = low if low > LEAST_EXAMPLE else min(low, declared.get(name, 0))
+        high = int(limits.upper) if limits.upper.is_Integer else None
+        if low > 0 or high is not None:
+            ranges[name] = (low, high)
+    return ranges
+
+
+def _declared_minimums(shapes: Any) -> dict[str, int]:
+    if isinstance(shapes, Mapping):
+        shapes = list(shapes.values())
+    if isinstance(shapes, (list, tuple)):
+        return {name: low for item in shapes for name, low in _declared_minimums(item).items()}
+    return {shapes.__name__: int(shapes.min)} if hasattr(shapes, "__name__") and hasattr(shapes, "min") else {}
 
 
 def size_names(program: ExportedProgram) -> dict[Any, str]:

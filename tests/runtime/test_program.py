@@ -146,6 +146,12 @@ def test_torch_in_and_out() -> None:
     class Structure:
         simple_inputs, result_kind = True, "tuple"
 
+        def present_state(self) -> list[Any]:
+            return []
+
+        def write_back(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> None:
+            assert len(outputs) == len(inputs)
+
     recorder = Recorder()
     shapes: dict[str, Any] = {"a": (dtypes.float32, (N, 3)), "h": (dtypes.bfloat16, (2,))}
     program = Program(graph(**shapes), recorder, {}, structure=Structure(), hint="see dynamic_shapes")  # type: ignore[arg-type]

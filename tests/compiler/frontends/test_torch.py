@@ -246,6 +246,27 @@ def test_changed_buffers_and_inputs_are_written_back() -> None:
     assert model.calls == 2 and x.tolist() == [4, 4, 4]
 
 
+def test_changed_parameters_are_written_back() -> None:
+    class Halving(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                self.weight.mul_(0.5)
+            return super().forward(x)
+
+    model, x = Halving(3, 2), torch.randn(4, 3)
+    imported, weight = load(model, (x,)), model.weight.detach().clone()
+    assert imported.state == ("weight",)
+    assert_close(call(imported, x), nn.functional.linear(x, weight / 2, model.bias), "halved")
+    assert torch.equal(model.weight, weight / 2)
+
+
+def test_adaptive_pools_to_one_part_take_any_size() -> None:
+    x = torch.randn(2, 3, 7)
+    imported = load(nn.AdaptiveMaxPool1d(1), (x,), dynamic_shapes=({0: "batch", 2: "points"},))
+    for sized in (x, torch.randn(4, 3, 1)):
+        assert_close(call(imported, sized), sized.amax(2, keepdim=True), "largest")
+
+
 def test_an_exported_program_loads_also_from_a_file(tmp_path: Any) -> None:
     model, x = nn.Linear(3, 2), torch.randn(4, 3)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: Dim("batch")},))
@@ -270,6 +291,36 @@ def test_loading_warns_of_nothing_a_user_could_change() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load(nn.CosineSimilarity(), (torch.ones(2, 3), torch.ones(2, 3)))  # a call that torch decomposes
+
+
+def test_refusals_name_the_source_line() -> None:
+    with pytest.raises(UnsupportedOp, match=r"test_torch.py:\d+: return self.function"):
+        load(Function(torch.linalg.svdvals), (torch.ones(3, 3),))
+
+
+def test_ranges_of_dims() -> None:
+    def ranges(function: Any, dim: Any) -> Any:
+        return load(Function(function), (torch.ones(5, 3),), {"args": ({0: dim},)}).ranges
+
+    table = torch.randn(16, 3)
+    assert ranges(lambda x: x + 1, "n") == {}
+    assert ranges(lambda x: x + 1, Dim("n", min=4, max=9)) == {"n": (4, 9)}
+    assert ranges(lambda x: x + 1, Dim("n", min=2)) == {"n": (2, None)}
+    assert ranges(lambda x: x + table[: x.shape[0]], "n") == {"n": (0, 16)}
+
+
+@pytest.mark.parametrize(
+    ("function", "advice"),
+    [
+        (lambda x: x.numpy(), "call the module with these example_inputs first"),
+        (lambda x: x[: int(x.sum())] if x.sum() > 3 else x, "depends on a tensor's contents"),
+        (lambda x: torch.cond(x.sum() > 0, lambda x: x[:1], lambda x: x.float().sum(), (x,)), "expected same dim"),
+        (lambda x: x @ torch.ones(9, 9), "call the module with these example_inputs first"),
+    ],
+)
+def test_failures_of_export_say_what_to_do(function: Any, advice: str) -> None:
+    with pytest.raises(ModelError, match=advice):
+        load(Function(function), (torch.ones(3),))
 
 
 def test_control_flow_on_contents_is_refused() -> None:
