@@ -94,11 +94,11 @@ def _claim_symbols(work: _Import, names: Mapping[Any, str]) -> None:
 
 
 def _placeholders(work: _Import) -> tuple[list[Leaf], list[str]]:
-    """Enter inputs and constants; answer the leaves of the user's inputs and the names of mutated buffers."""
+    """Enter inputs and constants; answer the leaves of the user's inputs and the names of what is written to."""
     from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgument
 
     signature = work.program.graph_signature
-    mutated = set(signature.buffers_to_mutate.values())
+    mutated = {*signature.buffers_to_mutate.values(), *signature.parameters_to_mutate.values()}
     nodes = [node for node in work.program.graph.nodes if node.op == "placeholder"]
     leaves: list[Leaf] = []
     state: list[tuple[str, fx.Node]] = []

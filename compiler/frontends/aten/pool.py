@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from compiler import dims
 from compiler.expr import apply
 from compiler.frontends.aten.base import (
     ROWS,
@@ -20,7 +21,7 @@ from compiler.frontends.aten.base import (
     transpose,
     unsupported,
 )
-from compiler.frontends.aten.reduce import mean
+from compiler.frontends.aten.reduce import extreme_and_index, mean
 from compiler.ir import Value
 
 Ints = Sequence[int]
@@ -136,7 +137,11 @@ def _parts(extent: int, parts: int) -> list[tuple[int, int]]:
 def _adaptive_max_pool(b: AtenBuilder, x: Value, sizes: Ints) -> tuple[Value | None, ...]:
     """Maxima over nearly equal parts; where they lie only of equal ones."""
     rank, count = tensor_type(x).rank, len(sizes)
-    extents = shape_of(x)[-count:]
+    outer, extents = shape_of(x)[:-count], shape_of(x)[-count:]
+    if all(size == 1 for size in sizes):
+        flat = reshape(b, x, [*outer, dims.product(extents)])
+        largest, places = extreme_and_index(b, flat, rank - count, False, "max")
+        return reshape(b, largest, [*outer, *sizes]), reshape(b, places, [*outer, *sizes])
     for extent, size in zip(extents, sizes, strict=True):
         if not isinstance(extent, int):
             raise unsupported(b, f"adaptive pooling of a symbolic size {extent} to {size}; fix that dim")

@@ -124,7 +124,8 @@ def _extreme(b: AtenBuilder, x: Value, axes: Axes, keepdim: bool, fn: str) -> Va
     return _reduce(b, x, axes, keepdim, [Stage(fn, _element(x, held))], [stat(0, held)])[0]
 
 
-def _extreme_and_index(b: AtenBuilder, x: Value, axis: int, keepdim: bool, fn: str) -> tuple[Value, ...]:
+def extreme_and_index(b: AtenBuilder, x: Value, axis: int, keepdim: bool, fn: str) -> tuple[Value, ...]:
+    """The largest or smallest (`fn` max or min) along `axis`, and where it lies first."""
     held = tensor_type(x).dtype
     element = _element(x, held)
     stages = [Stage(fn, element), Stage(f"arg{fn}", element)]
@@ -140,7 +141,7 @@ def _enter_extremes() -> None:
     for fn in ("max", "min"):
         ROWS[f"aten.a{fn}.default"] = lambda b, x, axes=(), keepdim=False, fn=fn: _extreme(b, x, axes, keepdim, fn)
         ROWS[f"aten.{fn}.default"] = lambda b, x, fn=fn: _extreme(b, x, None, False, fn)
-        ROWS[f"aten.{fn}.dim"] = lambda b, x, axis, keepdim=False, fn=fn: _extreme_and_index(b, x, axis, keepdim, fn)
+        ROWS[f"aten.{fn}.dim"] = lambda b, x, axis, keepdim=False, fn=fn: extreme_and_index(b, x, axis, keepdim, fn)
         ROWS[f"aten.arg{fn}.default"] = lambda b, x, axis=None, keepdim=False, fn=fn: _index_of_extreme(
             b, x, axis, keepdim, fn
         )

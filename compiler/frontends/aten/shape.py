@@ -121,7 +121,9 @@ def _repeat(b: AtenBuilder, x: Value, counts: Sequence[Size]) -> Value:
 
 
 @aten("aten.repeat_interleave.self_int")
-def _repeat_interleave(b: AtenBuilder, x: Value, count: Size, axis: int | None = None) -> Value:
+def _repeat_interleave(
+    b: AtenBuilder, x: Value, count: Size, axis: int | None = None, *, output_size: Size | None = None
+) -> Value:
     if axis is None:
         x, axis = reshape(b, x, [tensor_type(x).elements]), 0
     shape = list(shape_of(x))

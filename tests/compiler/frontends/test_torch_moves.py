@@ -46,6 +46,7 @@ SHAPES = {
     "repeat": lambda x: x.repeat(2, 1, 2, 1, 3),
     "tile": lambda x: x.tile(2, 1),
     "repeat_interleave": lambda x: x.repeat_interleave(2, dim=1),
+    "repeat_interleave_sized": lambda x: x.repeat_interleave(2, dim=1, output_size=12),
     "repeat_interleave_flat": lambda x: x.repeat_interleave(2),
     "slice": lambda x: x[:, 1:-1:2, -3:, :100],
     "slice_empty": lambda x: x[:, 4:2],

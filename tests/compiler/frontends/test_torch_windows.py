@@ -26,6 +26,8 @@ def test_pools_with_indices() -> None:
         "single": lambda x: F.max_pool2d(x[0], 2, return_indices=True)[1],
         "values": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
         "adaptive": lambda x: F.adaptive_max_pool2d(x, (3, 4), return_indices=True)[1],
+        "adaptive whole": lambda x: F.adaptive_max_pool2d(x, 1),
+        "adaptive whole places": lambda x: F.adaptive_max_pool2d(x, 1, return_indices=True)[1],
         "adaptive uneven": lambda x: F.adaptive_max_pool2d(x, (4, 5)),
         "adaptive 3d": lambda x: F.adaptive_max_pool3d(x, (2, 4, 3)),
         "adaptive 1d": lambda x: F.adaptive_max_pool1d(x[0], 5),
