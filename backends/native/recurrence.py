@@ -27,6 +27,7 @@ from backends.native.target import Target
 from compiler.dims import Size
 from compiler.kernels import KernelCall, RecurrenceSpec, View
 
+LEAST_ROWS = 2  # of an item that another thread takes: two take hardly longer than one, both wait for the matrix
 MOST_ROWS = 64  # of an item: enough to use a matrix often, few enough for their sums to stay in L2
 FLOPS_PER_NS = 4.0  # of a lane, to tell small calls from large ones
 
@@ -154,7 +155,7 @@ def _block_rows(batch: int, directions: int, row_ns: float, threads: int) -> int
     """Rows of an item: as many items as threads while a call is worth sharing, since each streams the whole matrix."""
     worth = int(row_ns * batch * directions / CHUNK_NS)
     wanted = -(-min(threads, max(worth, 1)) // max(directions, 1))
-    blocks = max(min(wanted, batch), -(-batch // MOST_ROWS), 1)
+    blocks = max(min(wanted, batch // LEAST_ROWS), -(-batch // MOST_ROWS), 1)
     return max(1, -(-batch // blocks))
 
 

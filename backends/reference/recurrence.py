@@ -27,7 +27,7 @@ def run_recurrence(
     lengths = next(rest) if spec.lengths is not None else None
     matrices = [next(rest) for _ in spec.phases]
     first = [next(rest) if given else None for given in spec.initial]
-    steps = Steps(spec.phases, spec.states, x, lengths, matrices, first, list(rest))
+    steps = Steps(spec.phases, spec.states, x, lengths, matrices, first, list(rest))  # type: ignore[arg-type]
     results = steps.run([flag == 1 for flag in params], lambda a, b: product(a, b, spec.dtype.numpy, mode), mode)
     for target, result in zip(writes, results, strict=True):
         target[...] = result
