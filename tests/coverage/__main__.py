@@ -37,11 +37,11 @@ def main() -> int:
     for result in workers.run(jobs, chosen.workers):
         results.append(result)
         print(line_of(result), flush=True)
+        if chosen.write:  # after each, so that a run that is stopped leaves what it found
+            report.write(results, order)
     right = sum(not result.failure for result in results)
     native = sum(result.passed for result in results)
     print(f"{len(results)} runs, {right} right, {native} of them native, {time.perf_counter() - start:.0f} s")
-    if chosen.write:
-        report.write(results, order)
     return 0 if native == len(results) else 1
 
 
