@@ -17,13 +17,16 @@ from backends.native.access import kernel_name
 from backends.native.kernel import I8, I64, ArgumentReader, Arguments, UnpackedReads, declare_kernel
 from backends.native.loops import Odometer, Values, byte_strides, chunk_range, counted_loop, rows_per_chunk, when
 from backends.native.memory import align
-from backends.native.sort_emission import DIGITS, ENOUGH, Keys, RowSort
+from backends.native.sort_emission import DIGITS, ENOUGH, RowSort
+from backends.native.sort_keys import Keys
 from backends.native.target import Target
+from backends.native.vectors import widen
 from compiler.dims import Size
 from compiler.errors import ShapeError
-from compiler.kernels import KernelCall, SortSpec, View
+from compiler.kernels import UNIT, KernelCall, SortSpec, View
 
 PLACE_BYTES = 4
+VECTORS = 2  # looked at together: most blocks of a long row have none of the few that are wanted
 NARROW_FROM = 4  # times as many elements as are wanted
 
 
@@ -36,6 +39,11 @@ class SortKernel(UnpackedReads):
     name: str
     unit: str = "vector"
     reason: str = ""
+
+    @property
+    def lanes(self) -> int:
+        """Keys that are read at once."""
+        return VECTORS * self.target.vector // self.spec.dtype.bytes if self.spec.in_class == UNIT else 1
 
     def emit(self, module: ir.Module) -> None:
         """Define the kernel in `module`."""
@@ -50,18 +58,18 @@ class SortKernel(UnpackedReads):
         extents = [reader.integer() for _ in range(2)]
         odometer = Odometer(b, extents, [[reader.integer() for _ in extents] for _ in pointers])
         keys = Keys(spec.dtype, spec.descending)
-        sort = RowSort(b, keys, function.args[3], space)
+        sort = RowSort(b, keys, function.args[3], space, self.lanes)
         first, last = chunk_range(b, function.args[2], per_chunk, rows)
 
         def row(_: ir.Value, state: Values) -> Values:
             source, *targets = (b.gep(p, [o]) for p, o in zip(pointers, odometer.offsets(state), strict=True))
 
-            def code(i: ir.Value) -> ir.Value:
+            def code(i: ir.Value, lanes: int = 1) -> ir.Value:
                 address = b.gep(source, [b.mul(i, along[0])])
-                return b.load(b.bitcast(address, keys.type.as_pointer()), align=spec.dtype.bytes)
+                return b.load(b.bitcast(address, widen(keys.type, lanes).as_pointer()), align=spec.dtype.bytes)
 
-            def load(i: ir.Value) -> ir.Value:
-                return keys.of(b, code(i))
+            def load(place: ir.Value, lanes: int = 1) -> ir.Value:
+                return keys.of(b, code(place, lanes))
 
             (places,) = when(
                 b,
@@ -93,7 +101,7 @@ class SortKernel(UnpackedReads):
         outer, count, inner = (size(extent) for extent in call.writes[0].shape)
         check_count(count, length, call.where)
         rows = outer * inner if count else 0
-        by_insertion, by_radix = insertion_ns(length, count), radix_ns(length, count, self.spec.dtype.bytes)
+        by_insertion, by_radix = insertion_ns(length, count, self.lanes), radix_ns(length, count, self.spec.dtype.bytes)
         short = by_insertion <= by_radix
         per_chunk = rows_per_chunk(rows, min(by_insertion, by_radix) + 2.0 * count, threads)
         held = count if short else length
@@ -129,10 +137,11 @@ def check_count(count: int, length: int, where: tuple[str, ...]) -> None:
     assert length < 1 << 32, "places are 32 bits wide"
 
 
-def insertion_ns(length: int, count: int) -> float:
-    """About how long a row of random elements takes by insertion."""
+def insertion_ns(length: int, count: int, lanes: int = 1) -> float:
+    """About how long a row of random elements takes by insertion, where so many are looked at at once."""
     inserted = min(length, count * (1.0 + math.log(max(length, 1) / max(count, 1))))
-    return 1.2 * length + inserted * (12.0 + 0.35 * count)
+    looked_at = min(length, inserted * lanes + length / 8) if lanes > 1 else length
+    return 1.2 * looked_at + inserted * (12.0 + 0.35 * count)
 
 
 def radix_ns(length: int, count: int, key_bytes: int) -> float:

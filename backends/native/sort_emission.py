@@ -1,72 +1,41 @@
-"""How a kernel sorts one row: keys of the elements, insertion into a short list, and radix sort.
-
-A key is an unsigned integer that orders as its element does, from the front of the result; equal elements have equal
-keys. A sorted row is a list of places (32 bits each) along the row.
-"""
+"""How a kernel sorts one row of keys: insertion into a short list, and radix sort. A sorted row is a list of places (32
+bits each) along the row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from llvmlite import ir
 
 from backends.native.kernel import I32, I64
-from backends.native.loops import Values, counted_loop, when
-from compiler.dtypes import DType
+from backends.native.loops import Values, counted_loop, round_down, when
+from backends.native.sort_keys import Keys
+from backends.native.vectors import any_lane, index_vector, splat, widen
 
 DIGITS = 256  # of a key's byte
 ENOUGH = 512  # candidates are not narrowed down further where the last narrowing left no more than this
 
 
-@dataclass(frozen=True)
-class Keys:
-    """Keys of elements of one type, and how to make them from an element's bits."""
-
-    dtype: DType
-    descending: bool
-
-    @property
-    def bits(self) -> int:
-        """Bits of a key, those of an element in memory."""
-        return self.dtype.bytes * 8
-
-    @property
-    def type(self) -> ir.IntType:
-        """The type of a key."""
-        return ir.IntType(self.bits)
-
-    def of(self, builder: ir.IRBuilder, code: ir.Value) -> ir.Value:
-        """The key of an element in memory with these bits."""
-        top, ones = self.type(1 << (self.bits - 1)), self.type((1 << self.bits) - 1)
-        if self.dtype.is_float:
-            magnitude = builder.and_(code, self.type((1 << (self.bits - 1)) - 1))
-            negative = builder.ashr(code, self.type(self.bits - 1))
-            key = builder.xor(code, builder.or_(negative, top))  # all bits of a negative number, else the sign
-            key = builder.select(builder.icmp_unsigned("==", magnitude, self.type(0)), top, key)
-            key = builder.select(builder.icmp_unsigned(">", magnitude, self.type(self._infinity)), ones, key)
-        else:
-            key = builder.xor(code, top) if self.dtype.kind == "int" else code
-        return builder.xor(key, ones) if self.descending else key
-
-    @property
-    def _infinity(self) -> int:
-        """The bits of positive infinity: all ones in the exponent."""
-        fraction = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}[self.dtype.name]
-        return (1 << (self.bits - 1)) - (1 << fraction)
+Body = Callable[[ir.Value, Values], Values]
 
 
-Load = Callable[[ir.Value], ir.Value]  # a place (i64) -> the key there
+class Load(Protocol):
+    """Reads keys of the row being sorted."""
+
+    def __call__(self, place: ir.Value, lanes: int = 1) -> ir.Value:
+        """The key at a place (i64), or those of `lanes` neighbours."""
 
 
 class RowSort:
     """Emits the sorting of rows of `length` keys, of which the first `count` are wanted, with `space` to work in: the
     byte offsets of four arrays in scratch memory: keys, keys, places, places. The radix sort needs `length` elements of
-    each and keeps its counters at the fifth offset; insertion needs `count` of the first and third."""
+    each and keeps its counters at the fifth offset; insertion needs `count` of the first and third. `lanes`: keys that
+    are read and compared at once, 1 where elements are no neighbours."""
 
-    def __init__(self, builder: ir.IRBuilder, keys: Keys, scratch: ir.Value, space: Values) -> None:
-        self.builder, self.keys = builder, keys
+    def __init__(self, builder: ir.IRBuilder, keys: Keys, scratch: ir.Value, space: Values, lanes: int) -> None:
+        self.builder, self.keys, self.lanes = builder, keys, lanes
         types = (keys.type, keys.type, I32, I32, I32)
         pointers = [
             builder.bitcast(builder.gep(scratch, [o]), t.as_pointer()) for o, t in zip(space, types, strict=True)
@@ -92,8 +61,22 @@ class RowSort:
 
             return when(b, passed, lambda: [held], insert)
 
-        counted_loop(b, I64(0), length, I64(1), [I64(0)], element)
+        def block(i: ir.Value, state: Values) -> Values:
+            best = b.icmp_unsigned("<", load(i, self.lanes), splat(b, b.load(last), self.lanes))
+            some = b.or_(b.icmp_signed("<", state[0], count), any_lane(b, best))
+            return when(b, some, lambda: counted_loop(b, i, b.add(i, I64(self.lanes)), I64(1), state, element), state)
+
+        self._over(length, [I64(0)], block, element)
         return self.places_a
+
+    def _over(self, length: ir.Value, initial: Values, block: Body, element: Body) -> Values:
+        """A loop over a row, whole blocks of `lanes` first."""
+        b = self.builder
+        if self.lanes == 1:
+            return counted_loop(b, I64(0), length, I64(1), initial, element)
+        whole = round_down(b, length, self.lanes)
+        state = counted_loop(b, I64(0), whole, I64(self.lanes), initial, block)
+        return counted_loop(b, whole, length, I64(1), state, element)
 
     def _shift(self, end: ir.Value, key: ir.Value) -> ir.Value:
         """Move the list's elements before `end` with a greater key up by one; returns where the gap is."""
@@ -121,11 +104,14 @@ class RowSort:
         `count`. Returns the list of places."""
         b = self.builder
 
-        def key(i: ir.Value, state: Values) -> Values:
-            self._put(self.keys_a, self.places_a, i, load(i), b.trunc(i, I32))
+        def keys(lanes: int, i: ir.Value, _: Values) -> Values:
+            places = b.trunc(index_vector(b, i, lanes) if lanes > 1 else i, widen(I32, lanes))
+            for array, value in ((self.keys_a, load(i, lanes)), (self.places_a, places)):
+                element = array.type.pointee
+                b.store(value, b.bitcast(b.gep(array, [i]), value.type.as_pointer()), align=element.width // 8)
             return []
 
-        counted_loop(b, I64(0), length, I64(1), [], key)
+        self._over(length, [], partial(keys, self.lanes), partial(keys, 1))
         whole = [self.keys_a, self.places_a, self.keys_b, self.places_b, length]
 
         def narrowed() -> Values:
