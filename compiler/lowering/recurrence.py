@@ -25,7 +25,7 @@ def lower_recurrence(node: Node, low: Lowering) -> None:
     x = low.with_unit_axis(x, -1)
     order = [axis for axis in views.memory_order(x) if axis < 3]
     outs = [low.allocate(node.outputs[0], [*order, 3]), *(low.allocate(value) for value in node.outputs[1:])]
-    if any(size == 0 for size in outs[1].shape):
+    if all(0 in out.shape for out in outs):
         return
     columns = []
     for matrix in matrices:

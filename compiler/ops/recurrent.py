@@ -55,12 +55,28 @@ def _infer(cell: Cell, call: Call) -> list[TensorType]:
     call.same_size(r.shape[1], last[-1] * cell.gates, f"rows of R ({cell.gates} gates of {last[-1]})")
     if w.shape is not None:
         call.same_size(w.shape[2], x.shape[2], "input size (columns of W, last axis of x)")
+        call.same_size(w.shape[1], r.shape[1], "rows (of W, of R)")
     steps, batch, _ = x.shape if not call.attrs["layout"] else (x.shape[1], x.shape[0], 0)
+    states = [(batch, count, n) if call.attrs["layout"] else (count, batch, n) for n in last]
+    gates, peepholes = (count, 2 * last[-1] * cell.gates), (count, 3 * last[-1])
+    for i, expected in enumerate((gates, (batch,), *states, peepholes)[: PROJECTION - 3], start=3):
+        _check_operand(call, i, expected)
     if call.attrs["layout"]:
         shapes: list[tuple[Size, ...]] = [(batch, steps, count, hidden), *((batch, count, n) for n in last)]
     else:
         shapes = [(steps, count, batch, hidden), *((count, batch, n) for n in last)]
     return [TensorType(dtype, shape) for shape in shapes][: call.outputs]
+
+
+def _check_operand(call: Call, i: int, expected: tuple[Size, ...]) -> None:
+    """Raises ShapeError where operand i is there and of another shape."""
+    found = call.optional(i)
+    if found is None or found.shape is None:
+        return
+    if len(found.shape) != len(expected):
+        call.shape_error(f"operand {i} is {found}; expected shape {expected}")
+    for axis, (size, wanted) in enumerate(zip(found.shape, expected, strict=True)):
+        call.same_size(size, wanted, f"axis {axis} of operand {i}")
 
 
 def _reference(cell: Cell, operands: Sequence[np.ndarray | None], attrs: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
@@ -130,8 +146,19 @@ def _samples(cell: Cell, own: Mapping[str, Any], rng: np.random.Generator) -> It
     names = ("HardSigmoid", "Softsign", "LeakyRelu")[: len(cell.functions)]
     numbers = {"activation_alpha": (0.3, 0.1), "activation_beta": (0.4,)}
     yield Sample(tuple(layer(1)), {"activations": names, **numbers}, 32, "functions")
+    turned = tuple("Tanh" if name == "Sigmoid" else "Sigmoid" for name in cell.functions)
+    unlike = {"activations": (*cell.functions, *turned), "direction": "bidirectional", "layout": 1}
+    x, *weights = layer(2)
+    yield Sample((x.swapaxes(0, 1).copy(), *weights, lengths), {**own, **unlike}, 32, "unlike directions")
+    x, *weights = layer(1)
+    yield Sample((x[:0], *weights, None, *(s[:1] for s in states)), {}, 32, "no steps")
     if cell is LSTM:
         yield Sample((*layer(1), None, *(s[:1] for s in states), draw(1, 3 * hidden)), {}, 32, "peepholes")
+        x, w, _, bias = layer(2)
+        projected = (x, w, draw(2, cell.gates * hidden, 1), bias, lengths, draw(2, batch, 1), states[1])
+        both = {"direction": "bidirectional"}
+        yield Sample((*projected, None, draw(2, 1, hidden)), both, 32, "projection")
+    yield Sample(tuple(a.astype(np.float16) for a in layer(1)), own, 1, "float16")
     wide = tuple(a.astype(np.float64) for a in layer(1))
     yield Sample(wide, tolerance=64, name="float64")
 

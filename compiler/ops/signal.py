@@ -180,7 +180,7 @@ class Stft:
         x = call.tensor(0)
         check_kind(call, x.dtype, FLOAT)
         step, length = _number(call.value(1)), _frame_length(call)
-        if x.shape is None or len(x.shape) != 3 or x.shape[2] not in (1, 2):
+        if x.shape is None or len(x.shape) != 3 or (isinstance(x.shape[2], int) and x.shape[2] not in (1, 2)):
             call.shape_error(f"found {x}; expected a signal [batch, length, 1 or 2]")
         if call.attrs["onesided"] and x.shape[-1] == 2:
             call.shape_error(f"a one-sided spectrum of complex {x}; expected a real signal or onesided=0")
