@@ -255,7 +255,26 @@ class SortSpec:
     in_class: str
 
 
-Spec = MapSpec | ReduceSpec | GemmSpec | AttentionSpec | WindowSpec | MoveSpec | ScatterSpec | RecurrenceSpec | SortSpec
+@dataclass(frozen=True)
+class WeightedTakeSpec:
+    """Gathered rows combined: write[o, i, c] = total over ascending taps t of rows[o, index[t, o, i], c] times
+    weights[t, o, i].
+
+    Reads: rows (O, A, C), index (T, O, I), weights (T, O, I) of type `acc`; write (O, I, C); C lies densely. fn sum:
+    one fma chain from 0, a tap of weight 0 is not read; max: the greatest product, NaN winning. Negative indices count
+    from the end; out of range is an error flag.
+    """
+
+    fn: str
+    dtype: DType
+    acc: DType
+    index: DType
+
+
+Spec = (
+    MapSpec | ReduceSpec | GemmSpec | AttentionSpec | WindowSpec | MoveSpec | ScatterSpec | RecurrenceSpec | SortSpec
+    | WeightedTakeSpec
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

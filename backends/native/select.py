@@ -20,6 +20,7 @@ _GENERATORS = {
     kernels.RecurrenceSpec: "recurrence",
     kernels.ScatterSpec: "scatter",
     kernels.SortSpec: "sort",
+    kernels.WeightedTakeSpec: "weighted_take",
 }
 
 

@@ -16,7 +16,7 @@ from backends.reference.recurrence import run_recurrence
 from compiler import canonical, dtypes
 from compiler.dims import Size
 from compiler.evaluate import Mode, evaluate
-from compiler.expr import Expr, arg
+from compiler.expr import Expr, arg, cast
 from compiler.kernels import (
     AttentionSpec,
     GemmSpec,
@@ -27,6 +27,7 @@ from compiler.kernels import (
     ReduceSpec,
     ScatterSpec,
     SortSpec,
+    WeightedTakeSpec,
     WindowSpec,
 )
 from compiler.mathlib.exact import fma32, fma64
@@ -34,6 +35,7 @@ from compiler.ops.core_compute import position, reduce_array
 from compiler.ops.core_grouped import row_groups
 from compiler.ops.core_products import without_weight
 from compiler.ops.core_sort import first_places
+from compiler.ops.core_weighted_take import START, WeightedTake, step
 
 Arrays = Sequence[np.ndarray]
 
@@ -249,6 +251,22 @@ def _sort(spec: SortSpec, reads: Arrays, writes: Arrays, mode: Mode, params: lis
         target[...] = result
 
 
+def _weighted_take(spec: WeightedTakeSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
+    rows, index, weights = reads
+    if mode == "truth":
+        assert WeightedTake.reference is not None
+        writes[0][...] = WeightedTake.reference(rows, index, weights, fn=spec.fn)
+        return
+    total = np.full(writes[0].shape, START[spec.fn], spec.acc.numpy)
+    combine, finish = step(spec.fn, spec.dtype, spec.acc), cast(arg(2, spec.acc), spec.dtype)
+    for place, weight in zip(index, weights[..., None], strict=True):
+        row = np.take_along_axis(rows, place[..., None].astype(np.int64), 1)
+        operands = (row, np.broadcast_to(weight, total.shape), total)
+        after = evaluate((combine,), lambda node, operands=operands: operands[node.value], mode)[0]  # type: ignore[misc]
+        total = np.where((weight == 0) & (spec.fn == "sum"), total, after)
+    writes[0][...] = evaluate((finish,), lambda node: total, mode)[0]
+
+
 _RUN: Mapping[type, Callable[..., None]] = {
     MapSpec: _map,
     ReduceSpec: _reduce,
@@ -259,4 +277,5 @@ _RUN: Mapping[type, Callable[..., None]] = {
     RecurrenceSpec: _recurrence,
     ScatterSpec: _scatter,
     SortSpec: _sort,
+    WeightedTakeSpec: _weighted_take,
 }
