@@ -212,8 +212,6 @@ class MoveSpec:
     take: out[o, i, r] = data[o, index[i], r] (negative indices count from the end; out of range is an error flag):
     reads (O, A, R) and index (I,), write (O, I, R); rank 3.
     take_elements: out[o, i, r] = data[o, index[o, i, r], r]: reads data (O, A, R), index (O, I, R), write (O, I, R).
-    put_elements: out[o, index[o, i, r], r] = x[o, i, r]: reads x (O, I, R), index (O, I, R), write (O, A, R), other
-    elements as they were; of equal indices the last stays.
     """
 
     kind: str

@@ -197,7 +197,6 @@ _KERNELS: dict[str, type[CopyKernel] | type[TakeKernel] | type[ElementsKernel]] 
     "copy": CopyKernel,
     "take": TakeKernel,
     "take_elements": ElementsKernel,
-    "put_elements": ElementsKernel,
 }
 
 

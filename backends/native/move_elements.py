@@ -1,8 +1,4 @@
-"""Gathers and scatters of single elements along one axis: take_elements and put_elements of MoveSpec.
-
-take: list[o, i, r] = table[o, index[o, i, r], r]; put: table[o, index[o, i, r], r] = list[o, i, r], in row order, so
-that the last of equal indices stays. A chunk is a range of (o, i) rows, for put of whole o: no other writes there.
-"""
+"""Gathers of single elements along one axis: take_elements of MoveSpec. A chunk is a piece of some (o, i) rows."""
 
 from __future__ import annotations
 
@@ -19,18 +15,27 @@ from backends.native.kernel import (
     Arguments,
     declare_kernel,
 )
-from backends.native.loops import Odometer, Values, chunk_range, counted_loop, rows_per_chunk, when
+from backends.native.loops import (
+    CHUNK_NS,
+    CHUNKS_PER_THREAD,
+    Odometer,
+    Values,
+    chunk_range,
+    counted_loop,
+    rows_per_chunk,
+    when,
+)
 from backends.native.move_kernel import MoveKernel, load_index
 from compiler.dims import Size
 from compiler.kernels import KernelCall, View
 
 ELEMENT_NS = 1.0
+SHORTEST_PIECE = 1024  # elements; rows are not split finer
 
 
 class ElementsKernel(MoveKernel):
-    """take_elements: reads table (O, A, R), index (O, I, R), write list (O, I, R). put_elements: reads list (O, I, R),
-    index (O, I, R), write table (O, A, R), whose other elements stay as they are. An index that counts from neither end
-    is reported and its element left alone."""
+    """list[o, i, r] = table[o, index[o, i, r], r]: reads table (O, A, R), index (O, I, R), write list (O, I, R). An
+    index that counts from neither end is reported and its element left alone."""
 
     def emit(self, module: ir.Module) -> None:
         """Define the kernel in `module`."""
@@ -38,19 +43,20 @@ class ElementsKernel(MoveKernel):
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         reader = ArgumentReader(builder, function)
         pointers = [reader.pointer(I8) for _ in range(3)]  # table, list, index
-        count, per_chunk, length, available, step = (reader.integer() for _ in range(5))
+        count, per_chunk, length, pieces, piece, available, step = (reader.integer() for _ in range(7))
         inner = [reader.integer() for _ in range(3)]
         extents = [reader.integer() for _ in range(2)]
         odometer = Odometer(builder, extents, [[reader.integer() for _ in extents] for _ in pointers])
         status = builder.bitcast(builder.load(builder.gep(function.args[1], [I64(SLOT_STATUS)])), I64.as_pointer())
-        first, last = chunk_range(builder, function.args[2], per_chunk, count)
+        first, last = chunk_range(builder, builder.udiv(function.args[2], pieces), per_chunk, count)
+        start, stop = chunk_range(builder, builder.urem(function.args[2], pieces), piece, length)
 
         def row(_: ir.Value, state: Values) -> Values:
-            starts = [builder.gep(p, [o]) for p, o in zip(pointers, odometer.offsets(state), strict=True)]
+            begins = [builder.gep(p, [o]) for p, o in zip(pointers, odometer.offsets(state), strict=True)]
 
             def element(r: ir.Value, _: Values) -> Values:
                 table, lone, at = (
-                    builder.gep(start, [builder.mul(r, stride)]) for start, stride in zip(starts, inner, strict=True)
+                    builder.gep(begin, [builder.mul(r, stride)]) for begin, stride in zip(begins, inner, strict=True)
                 )
                 index = load_index(builder, at, self.index_dtype, available)
 
@@ -64,7 +70,7 @@ class ElementsKernel(MoveKernel):
 
                 return when(builder, builder.icmp_unsigned("<", index, available), found, missing)
 
-            counted_loop(builder, I64(0), length, I64(1), [], element)
+            counted_loop(builder, start, stop, I64(1), [], element)
             return odometer.next(state)
 
         counted_loop(builder, first, last, I64(1), odometer.at(first), row)
@@ -73,22 +79,20 @@ class ElementsKernel(MoveKernel):
     def _move(self, builder: ir.IRBuilder, table: ir.Value, lone: ir.Value) -> None:
         kind, align = ir.IntType(8 * self.spec.bytes).as_pointer(), min(self.spec.bytes, 8)
         table, lone = builder.bitcast(table, kind), builder.bitcast(lone, kind)
-        source, target = (table, lone) if self.spec.kind == "take_elements" else (lone, table)
-        builder.store(builder.load(source, align=align), target, align=align)
+        builder.store(builder.load(table, align=align), lone, align=align)
 
     def arguments(self, call: KernelCall, size: Callable[[Size], int], threads: int) -> Arguments:
-        """Words: pointers of table, list, index; rows, rows a chunk, R, A, byte stride of the indexed axis; byte
-        strides along R; O, I; byte strides along those."""
-        put = self.spec.kind == "put_elements"
-        table, lone = (call.writes[0], call.reads[0]) if put else (call.reads[0], call.writes[0])
-        index = call.reads[1]
+        """Words: pointers of table, list, index; rows, rows a chunk, R, its pieces and their length, A, byte stride of
+        the indexed axis; byte strides along R; O, I; byte strides along those."""
+        (table, index), lone = call.reads, call.writes[0]
         outer, count, length = (size(extent) for extent in index.shape)
         strides = [[size(stride) * view.dtype.bytes for stride in view.strides] for view in (table, lone, index)]
-        if put:
-            per_chunk = rows_per_chunk(outer, count * length * ELEMENT_NS, threads) * max(count, 1)
-        else:
-            per_chunk = rows_per_chunk(outer * count, length * ELEMENT_NS, threads)
-        words: list[int | View] = [table, lone, index, outer * count, per_chunk, length, size(table.shape[1])]
+        rows, row_ns = outer * count, length * ELEMENT_NS
+        wanted = min(int(rows * row_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD)
+        pieces = max(1, min(-(-wanted // max(rows, 1)), length // SHORTEST_PIECE)) if rows < wanted else 1
+        piece = -(-length // pieces)
+        per_chunk = rows_per_chunk(rows, row_ns / pieces, -(-threads // pieces))
+        words: list[int | View] = [table, lone, index, rows, per_chunk, length, pieces, piece, size(table.shape[1])]
         words += [strides[0][1], *(row[2] for row in strides), outer, count]
         words += [strides[0][0], 0, *strides[1][:2], *strides[2][:2]]
-        return Arguments(tuple(words), max(1, -(-outer * count // per_chunk)))
+        return Arguments(tuple(words), max(1, pieces * -(-rows // per_chunk)))

@@ -144,18 +144,29 @@ class _Emission:
         self.places = builder.sub(high, self.low)
 
         def position(o: ir.Value, _: Values) -> Values:
-            def row(i: ir.Value, _: Values) -> Values:
-                update, index = (builder.add(builder.mul(o, a), builder.mul(i, b)) for a, b in (strides[0], strides[1]))
-                self._row(update, index, builder.mul(o, strides[2][0]))
-                return []
+            starts = [builder.mul(o, stride[0]) for stride in strides]
 
-            counted_loop(builder, I64(0), count, I64(1), [], row)
+            def rows(one: bool) -> Callable[[], Values]:
+                def row(i: ir.Value, _: Values) -> Values:
+                    update, index = (
+                        builder.add(start, builder.mul(i, stride[1]))
+                        for start, stride in zip(starts[:2], strides, strict=False)
+                    )
+                    self._row(update, index, starts[2], one)
+                    return []
+
+                return lambda: counted_loop(builder, I64(0), count, I64(1), [], row)
+
+            if self.kernel.whole_rows:
+                rows(False)()
+            else:  # rows of one element are common and need no loop of their own
+                when(builder, builder.icmp_signed("==", length, I64(1)), rows(True), rows(False))
             return []
 
         counted_loop(builder, first, last, I64(1), [], position)
         builder.ret_void()
 
-    def _row(self, update: ir.Value, index: ir.Value, table: ir.Value) -> None:
+    def _row(self, update: ir.Value, index: ir.Value, table: ir.Value, one: bool) -> None:
         builder = self.builder
         if self.kernel.whole_rows:
             self._at_place(index, I64(0), lambda place: self._combine_row(update, builder.add(table, place)))
@@ -165,7 +176,10 @@ class _Emission:
             self._at_place(index, r, lambda place: self._combine([r], None, update, builder.add(table, place)))
             return []
 
-        counted_loop(builder, self.columns[0], self.columns[1], I64(1), [], element)
+        if one:
+            element(I64(0), [])
+        else:
+            counted_loop(builder, self.columns[0], self.columns[1], I64(1), [], element)
 
     def _at_place(self, offset: ir.Value, r: ir.Value, body: Callable[[ir.Value], None]) -> None:
         """`body` with the byte offset of the place an index names, if it is one of this chunk's."""

@@ -222,10 +222,8 @@ def _move(spec: MoveSpec, reads: Arrays, writes: Arrays, mode: Mode, params: lis
         writes[0][...] = reads[0]
     elif spec.kind == "take":
         writes[0][...] = np.take(reads[0], reads[1].astype(np.int64), axis=1)
-    elif spec.kind == "take_elements":
-        writes[0][...] = np.take_along_axis(reads[0], reads[1].astype(np.int64), axis=1)
     else:
-        np.put_along_axis(writes[0], reads[1].astype(np.int64), reads[0], axis=1)
+        writes[0][...] = np.take_along_axis(reads[0], reads[1].astype(np.int64), axis=1)
 
 
 def _scatter(spec: ScatterSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:

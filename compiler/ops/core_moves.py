@@ -14,6 +14,7 @@ from compiler.expr import arg, const
 from compiler.ir import Node
 from compiler.kernels import MoveSpec
 from compiler.op import REQUIRED, Call, Sample, op
+from compiler.ops.core_gather import emit_take_elements
 from compiler.types import TensorType
 
 if TYPE_CHECKING:
@@ -161,10 +162,11 @@ class Take:
         if any(size == 0 for size in target.shape):
             return
         flat = low.reshaped(source, (outer, source.shape[axis], inner))
-        if inner == 1 and (outer != 1 or len(index.shape) > 1):  # one row of elements would be one chunk
-            take_elements(low, flat, positions, index.shape, target)
-            return
         result = low.reshaped(target, (outer, positions.shape[0], inner))
+        if inner == 1:  # single elements: a row of each would cost more than the element
+            lone = replace(positions, shape=(*result.shape[:2], 1), strides=(0, positions.strides[0], 0))
+            emit_take_elements(low, flat, lone, result)
+            return
         spec = MoveSpec("take", flat.dtype.bytes, 3, positions.dtype, ("unit", "unit"), ("unit",))
         low.call(spec, [flat, positions], [result])
 
@@ -174,16 +176,3 @@ class Take:
         yield Sample((data, np.array(2, np.int32)), {"axis": 0}, name="scalar")
         yield Sample((data[..., 0].copy(), np.array([3, -5, 0, 0])), {"axis": 1}, name="elements")
         yield Sample((data[0, :, 0].copy(), np.array([[3, -5], [0, 2]], np.int32)), name="table")
-
-
-def take_elements(
-    low: Lowering, data: views.View, positions: views.View, shape: Sequence[Size], target: views.View
-) -> None:
-    """Elements of each row of data [O, A, 1] at `positions`, dense with `shape`: rows of one element are not copied row
-    by row, but picked along the last axis of `shape`."""
-    outer, available, _ = data.shape
-    lines, length = dims.product(shape[:-1]), shape[-1] if shape else 1
-    table = replace(data, shape=(outer, available, length), strides=(data.strides[0], data.strides[1], 0))
-    index = replace(positions, shape=(outer, lines, length), strides=(0, length, 1))
-    spec = MoveSpec("take_elements", data.dtype.bytes, 3, positions.dtype, ("general", "unit"), ("unit",))
-    low.call(spec, [table, index], [low.reshaped(target, (outer, lines, length))])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from compiler import dtypes
+from compiler import dims, dtypes
 from compiler.builder import Builder
 from compiler.dims import Size
 from compiler.expr import Expr, apply, arg, bitcast, cast, const, index, select
@@ -53,7 +53,8 @@ def take_flat(
     b: Builder, data: Value, place: Expr, operands: Operands, shape: Sequence[Size], inner: Sequence[Size], hint: str
 ) -> Value:
     """Rows of shape `inner` of `data`, at the row numbers `place` computes over the index space `shape`."""
-    rows = b.emit("reshape", data, b.sizes((-1, *inner)))
+    leading = known_shape(data)[: len(known_shape(data)) - len(inner)]
+    rows = b.emit("reshape", data, b.sizes((dims.product(leading), *inner)))
     places = b.emit("map", *operands.values, hint="place", outputs=(place,), shape=tuple(shape))
     return b.emit("take", rows, places, axis=0, hint=hint)
 
@@ -86,7 +87,18 @@ def nd_place(b: Builder, operands: Operands, indexed: Sequence[Size], places: Va
     return somewhere(total, valid)
 
 
-@op("gather_elements", onnx=OnnxRow("GatherElements", {"axis": 0}), attrs={"axis": 0})
+def spans(whole: Sequence[Size], shape: Sequence[Size], axis: int) -> bool:
+    """Whether places of a `shape` index every element of data of shape `whole` but along `axis`."""
+    others = [a for a in range(len(whole)) if a != axis]
+    return bool(whole) and all(whole[a] == shape[a] for a in others)
+
+
+@op(
+    "gather_elements",
+    onnx=OnnxRow("GatherElements", {"axis": 0}),
+    attrs={"axis": 0},
+    host_reason="strings never reach a kernel",
+)
 class GatherElements:
     """out[i, j, k] = data[i, index[i, j, k], k] for axis 1; data and index have the same rank."""
 
@@ -101,17 +113,28 @@ class GatherElements:
     def reference(data: np.ndarray, places: np.ndarray, *, axis: int) -> np.ndarray:
         return data[element_index(data, places, axis)]
 
-    def decompose(b: Builder, node: Node) -> Value:
+    def decompose(b: Builder, node: Node) -> Value | None:
         data, places = node.inputs
+        if data.type.dtype.kind == "string":
+            return None
+        whole, shape = known_shape(data), known_shape(places)
+        axis = node.attrs["axis"] % max(len(whole), 1)
+        if spans(whole, shape, axis):
+            outer, inner = dims.product(whole[:axis]), dims.product(whole[axis + 1 :])
+            table, at = (b.emit("reshape", v, b.sizes((outer, known_shape(v)[axis], inner))) for v in (data, places))
+            taken = b.emit("take_elements", table, at, hint="gather_elements")
+            return b.emit("reshape", taken, b.sizes(shape))
         operands = Operands(b)
-        place = element_place(operands, data, places, node.attrs["axis"])
-        return take_flat(b, data, place, operands, known_shape(places), (), "gather_elements")
+        place = element_place(operands, data, places, axis)
+        return take_flat(b, data, place, operands, shape, (), "gather_elements")
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         data = rng.standard_normal((3, 4, 5)).astype(np.float32)
         for axis, size in ((0, 3), (1, 4), (-1, 5)):
             places = rng.integers(-size, size, (2, 3, 4))
             yield Sample((data, places), {"axis": axis}, name=str(axis))
+        yield Sample((data, rng.integers(-4, 4, (3, 6, 5))), {"axis": 1}, name="spanning")
+        yield Sample((data, rng.integers(-5, 5, (3, 4, 2))), {"axis": 2}, name="spanning the last")
         yield Sample((data, np.zeros((3, 0, 5), np.int32)), {"axis": 1}, name="empty")
 
 

@@ -1,5 +1,4 @@
-"""ONNX operators that move elements to or from places small operands decide: ReverseSequence, TensorScatter,
-ArrayFeatureExtractor and Binarizer of the ml domain."""
+"""ONNX operators that move elements to or from places small operands decide: ReverseSequence, TensorScatter."""
 
 from __future__ import annotations
 
@@ -8,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from compiler import dims, dtypes
+from compiler import dims
 from compiler.builder import Builder
-from compiler.expr import apply, arg, cast, const, index, select
+from compiler.expr import apply, index, select
 from compiler.ir import Node, Value
 from compiler.op import Call, OnnxRow, Sample, op
-from compiler.ops.elementwise import NUMBER, check_kind, emit_map
 from compiler.ops.indexing import Operands, somewhere, take_flat
 from compiler.ops.shape import known_shape
 from compiler.types import TensorType
@@ -139,64 +137,3 @@ class TensorScatter:
         yield Sample((cache[:, 0].astype(np.float16), update[:, 0].astype(np.float16), first), {"axis": 1}, name="rows")
         lines = cache[:, 0, :, 0].copy(), update[:, 0, :, 0].copy()
         yield Sample((*lines, first), {"axis": -1}, name="matrix")
-
-
-@op(
-    "array_feature_extractor",
-    onnx=OnnxRow("ArrayFeatureExtractor", domain="ai.onnx.ml"),
-    host_reason=_STRINGS,
-)
-class ArrayFeatureExtractor:
-    """The elements of x along its last axis at the places in operand 1, read as a vector; of a vector a matrix with
-    one row."""
-
-    def infer(call: Call) -> list[TensorType]:
-        x, places = call.tensor(0), call.tensor(1)
-        if x.shape is None or places.shape is None:
-            return [TensorType(x.dtype, None)]
-        lead = x.shape[:-1] if len(x.shape) > 1 else (1,)
-        return [TensorType(x.dtype, (*lead, dims.product(places.shape)))]
-
-    def reference(x: np.ndarray, places: np.ndarray) -> np.ndarray:
-        return np.atleast_2d(x)[..., places.reshape(-1)]
-
-    def decompose(b: Builder, node: Node) -> Value | None:
-        x, places = node.inputs
-        if x.type.dtype.kind == "string":
-            return None
-        vector = b.emit("reshape", places, b.sizes((dims.product(known_shape(places)),)))
-        picked = b.emit("take", x, vector, axis=-1, hint="array_feature_extractor")
-        return b.emit("reshape", picked, b.sizes(known_shape(node.output)))
-
-    def samples(rng: np.random.Generator) -> Iterator[Sample]:
-        x = rng.standard_normal((2, 3, 4)).astype(np.float32)
-        yield Sample((x, np.array([[1, 3, 0]])))
-        yield Sample((x[0, 0].copy(), np.array([2, 2])), name="vector")
-
-
-@op(
-    "binarizer",
-    onnx=OnnxRow("Binarizer", {"threshold": 0.0}, domain="ai.onnx.ml"),
-    attrs={"threshold": 0.0},
-)
-class Binarizer:
-    """1 where an element of x exceeds `threshold`, else 0, in x's type."""
-
-    def infer(call: Call) -> list[TensorType]:
-        check_kind(call, call.tensor(0).dtype, NUMBER)
-        return [call.tensor(0)]
-
-    def reference(x: np.ndarray, *, threshold: float) -> np.ndarray:
-        return (x > threshold).astype(x.dtype)
-
-    def decompose(b: Builder, node: Node) -> Value:
-        x = node.inputs[0]
-        element = arg(0, x.type.dtype)
-        real = cast(element, dtypes.float64)
-        exceeds = apply("gt", real, const(node.attrs["threshold"], dtypes.float64))
-        return emit_map(b, cast(exceeds, x.type.dtype), x, hint="binarizer")
-
-    def samples(rng: np.random.Generator) -> Iterator[Sample]:
-        for dtype in (np.float32, np.float64, np.int64, np.int32):
-            yield Sample((rng.integers(-3, 4, (3, 5)).astype(dtype),), {"threshold": 1.0}, name=np.dtype(dtype).name)
-        yield Sample((np.array([0.5, np.nan, np.inf, -np.inf], np.float32),), {"threshold": 0.5}, name="special")

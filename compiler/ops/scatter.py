@@ -14,7 +14,7 @@ from compiler.expr import Expr
 from compiler.ir import Node, Value
 from compiler.op import Call, OnnxRow, Sample, op
 from compiler.ops.core_scatter import combine_at
-from compiler.ops.indexing import Operands, element_index, element_place, nd_place
+from compiler.ops.indexing import Operands, element_index, element_place, nd_place, spans
 from compiler.ops.shape import known_shape
 from compiler.types import TensorType
 
@@ -63,7 +63,7 @@ def scatter_along(
     axes they stay axes of the scatter, else it works on flat data."""
     whole, shape = known_shape(data), known_shape(places)
     axis %= max(len(whole), 1)
-    if not whole or whole[:axis] + whole[axis + 1 :] != shape[:axis] + shape[axis + 1 :]:
+    if not spans(whole, shape, axis):
         operands = Operands(b)
         place = element_place(operands, data, places, axis)
         return scatter_flat(b, data, place, operands, shape, updates, reduction, hint)

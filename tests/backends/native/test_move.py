@@ -152,34 +152,22 @@ def test_take_elements(rng: np.random.Generator, size: int, kind: type) -> None:
         assert_guards(memory)
 
 
-@pytest.mark.parametrize("size", TYPES)
-def test_put_elements(rng: np.random.Generator, size: int) -> None:
-    for outer, available, count, width in [(1, 9, 7, 1), (3, 4, 2, 9), (2, 6, 0, 3), (40, 110, 90, 3)]:
-        write, memory = guarded((outer, available, width), np.dtype(TYPES[size]))
-        write[...] = samples(rng, write.shape, size)
-        expected = write.copy()
-        index = rng.permuted(np.tile(np.arange(available)[:, None], (outer, 1, width)), axis=1)[:, :count]
-        updates = samples(rng, (outer, width, count), size).swapaxes(1, 2)
-        np.put_along_axis(expected, index, updates, 1)
-        spec = MoveSpec("put_elements", size, 3, dtypes.int64, ("general", "unit"), ("unit",))
-        assert run(select, spec, [updates, index - available], [write], threads=3) == 0
-        assert write.tobytes() == expected.tobytes()
-        assert_guards(memory)
+def test_take_elements_in_many_chunks(rng: np.random.Generator) -> None:
+    for outer, count, width in [(1, 1, 50_000), (3, 1, 9_000), (2, 4_000, 3)]:
+        data = np.broadcast_to(samples(rng, (outer, 100, 1), 4), (outer, 100, width))
+        index = rng.integers(-100, 100, (outer, count, width))
+        spec = MoveSpec("take_elements", 4, 3, dtypes.int64, ("broadcast", "unit"), ("unit",))
+        for threads in (1, 5):
+            write, memory = guarded(index.shape, data.dtype)
+            assert run(select, spec, [data, index], [write], threads=threads) == 0
+            assert_same(write, np.take_along_axis(data, index % 100, 1))
+            assert_guards(memory)
 
 
-def test_the_last_of_equal_indices_stays() -> None:
-    write = np.zeros((50, 3, 1), np.int64)
-    updates = np.broadcast_to(np.arange(1000)[:, None], (50, 1000, 1)).copy()
-    spec = MoveSpec("put_elements", 8, 3, dtypes.int64, ("general", "unit"), ("unit",))
-    assert run(select, spec, [updates, np.ones_like(updates)], [write], threads=8) == 0
-    assert (write[:, 1] == 999).all() and not write[:, [0, 2]].any()
-
-
-@pytest.mark.parametrize("kind", ["take_elements", "put_elements"])
-def test_elements_out_of_range_are_reported(kind: str) -> None:
+def test_elements_out_of_range_are_reported() -> None:
     write = np.full((1, 4, 1), 7, np.int32)
     index = np.array([0, 4, -5, 3])[None, :, None]
-    spec = MoveSpec(kind, 4, 3, dtypes.int64, ("unit", "unit"), ("unit",))
+    spec = MoveSpec("take_elements", 4, 3, dtypes.int64, ("unit", "unit"), ("unit",))
     data = np.arange(4, dtype=np.int32)[None, :, None]
     assert run(select, spec, [data, index], [write]) == STATUS_INDEX_OUT_OF_RANGE
     assert write[0, :, 0].tolist() == [0, 7, 7, 3]
