@@ -95,26 +95,32 @@ def _stay(corners: np.ndarray, threshold: np.floating, limit: int) -> np.ndarray
     stay = np.zeros(0, np.int64)
     for start in range(0, corners.shape[1], _BLOCK):
         block = np.arange(start, min(start + _BLOCK, corners.shape[1]))
-        block = block[~_overlaps(corners[:, stay], corners[:, block], threshold).any(axis=0)]
-        pairs = _overlaps(corners[:, block], corners[:, block], threshold)
-        alive = np.ones(len(block), bool)
-        for i, row in enumerate(pairs):
-            if alive[i]:
-                alive[i + 1 :] &= ~row[i + 1 :]
-        stay = np.concatenate((stay, block[alive]))
+        if len(stay):
+            block = block[~_overlaps(corners[:, stay], corners[:, block], threshold).any(axis=0)]
+        own = corners[:, block]
+        pairs = np.triu(_overlaps(own, own, threshold), 1)
+        gone = np.zeros(len(block), bool)
+        for i in np.flatnonzero(pairs.any(axis=1)):
+            if not gone[i]:
+                gone |= pairs[i]
+        stay = np.concatenate((stay, block[~gone]))
         if len(stay) >= limit:
             break
     return stay[:limit]
 
 
 def _overlaps(a: np.ndarray, b: np.ndarray, threshold: np.floating) -> np.ndarray:
-    """Which boxes [4,N] and [4,M] share more than `threshold` of their common area: [N,M]."""
-    a, b = a[:, :, None], b[:, None, :]
-    height = np.minimum(a[1], b[1]) - np.maximum(a[0], b[0])
-    width = np.minimum(a[3], b[3]) - np.maximum(a[2], b[2])
-    shared = height * width
+    """Which boxes [4,N] and [4,M] share more than `threshold` of their common area: [N,M]. A box whose ends are not in
+    order shares nothing."""
     areas = [(box[1] - box[0]) * (box[3] - box[2]) for box in (a, b)]
-    union = areas[0] + areas[1] - shared
-    real = (height > 0) & (width > 0) & (shared > 0) & (areas[0] > 0) & (areas[1] > 0) & (union > 0)
+    a, b = a[:, :, None], b[:, None, :]
+    shared, width = (np.minimum(a[upper], b[upper]) for upper in (1, 3))
+    for extent, lower in ((shared, 0), (width, 2)):
+        extent -= np.maximum(a[lower], b[lower])
+        np.maximum(extent, 0, out=extent)
+    shared *= width
+    union = np.add.outer(*areas)
+    union -= shared
     with np.errstate(all="ignore"):
-        return real & (shared / union > threshold)
+        found = np.divide(shared, union, out=union) > threshold
+    return found if threshold >= 0 else found & (shared > 0)
