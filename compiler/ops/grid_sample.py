@@ -16,7 +16,7 @@ from compiler.ir import Node, Value
 from compiler.op import Call, OnnxRow, Sample, op
 from compiler.ops.elementwise import wide
 from compiler.ops.rounding import round_to
-from compiler.ops.sampling import NARROW, Positions, Taps, clip, combine, place_taps, reflect
+from compiler.ops.sampling import Positions, Taps, clip, combine, place_taps, reflect
 from compiler.ops.shape import known_shape
 from compiler.types import TensorType
 
@@ -92,18 +92,12 @@ class GridSample:
         n, c, *sizes = known_shape(x)
         out = known_shape(grid)[1:-1]
         area, rank = dims.product(sizes), len(sizes)
-        narrow = isinstance(c, int) and c < NARROW
-        shape = (n, *[1] * narrow, *out)
-        axes = [_emit_taps(b, _column(b, grid, rank - 1 - a, shape), shape, sizes[a], node) for a in range(rank)]
+        space = (n, *out)
+        axes = [_emit_taps(b, _column(b, grid, rank - 1 - a), space, sizes[a], node) for a in range(rank)]
         strides = [dims.product(sizes[a + 1 :]) for a in range(rank)]
-        last = (0, *range(2, rank + 2), 1)
-        if narrow:
-            rows = b.emit("reshape", x, b.sizes((n * c * area, 1)))
-            offsets: Sequence[tuple[int, Size]] = ((0, area * c), (1, area))
-            found = combine(b, rows, axes, strides, (n, c, *out), offsets, hint="grid_sample")
-            return b.emit("reshape", found, b.sizes((n, c, *out)))
-        rows = b.emit("reshape", b.emit("transpose", x, perm=last), b.sizes((n * area, c)))
-        found = combine(b, rows, axes, strides, (n, *out), ((0, area),), hint="grid_sample")
+        rows = b.emit("transpose", x, perm=(0, *range(2, rank + 2), 1))
+        rows = b.emit("reshape", rows, b.sizes((n * area, c)))
+        found = combine(b, rows, axes, strides, space, ((0, area),), hint="grid_sample")
         return b.emit("transpose", found, perm=(0, rank + 1, *range(1, rank + 1)))
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
@@ -127,12 +121,12 @@ class GridSample:
         yield Sample((np.where(x > 1, np.float32(np.inf), x), outside), {"align_corners": 1}, 16, "far")
 
 
-def _column(b: Builder, grid: Value, number: int, shape: Sequence[Size]) -> Value:
+def _column(b: Builder, grid: Value, number: int) -> Value:
     """Coordinate `number` of every position."""
     *outer, _ = known_shape(grid)
     starts = (*[0] * len(outer), number)
     column = b.emit("slice", grid, starts=starts, sizes=(*outer, 1), steps=(1,) * len(starts))
-    return b.emit("reshape", column, b.sizes(shape))
+    return b.emit("reshape", column, b.sizes(outer))
 
 
 def _emit_taps(b: Builder, coordinate: Value, space: Sequence[Size], size: Size, node: Node) -> Taps:

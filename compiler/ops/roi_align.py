@@ -162,7 +162,7 @@ def _sampled(b: Builder, node: Node) -> Value:
     fn: Any = "sum" if attrs["mode"] == "avg" else "max"
     divisor = ratio * ratio if fn == "sum" else 1
     strides = (height * width, width, 1)
-    found = combine(b, rows, axes, strides, space, reduced=(0, 1), fn=fn, divisor=divisor, hint="roi_align")
+    found = combine(b, rows, axes, strides, space, samples=2, fn=fn, divisor=divisor, hint="roi_align")
     return b.emit("transpose", found, perm=(0, 3, 1, 2))
 
 

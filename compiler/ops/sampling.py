@@ -1,5 +1,5 @@
-"""Sampling at computed positions: along each axis a few *taps* with weights, rows picked at every combination of them,
-and one reduction over the taps. Grid sampling, deformable convolution and RoI pooling come down to this.
+"""Sampling at computed positions: along each axis a few *taps* with weights, and the sum of the rows picked at every
+combination of them. Grid sampling, deformable convolution and RoI pooling come down to this.
 
 Positions, places and weights of taps are float64 until they are used: they are few beside the rows they apply to, and
 a place rounded the other way would be another element.
@@ -16,9 +16,8 @@ from compiler import dims, dtypes
 from compiler.builder import Builder
 from compiler.dims import Size
 from compiler.dtypes import DType
-from compiler.expr import Expr, apply, arg, cast, const, index, select, stat
+from compiler.expr import Expr, apply, arg, cast, const, index, select
 from compiler.ir import Value
-from compiler.kernels import Stage
 from compiler.ops.elementwise import wide
 from compiler.ops.indexing import Operands
 from compiler.ops.shape import known_shape
@@ -131,58 +130,56 @@ def combine(
     space: Sequence[Size],
     offsets: Sequence[tuple[int, Size]] = (),
     *,
-    reduced: Sequence[int] = (),
+    samples: int = 0,
     fn: Literal["sum", "max"] = "sum",
     divisor: int = 1,
     hint: str,
 ) -> Value:
-    """Rows [R, C] picked at every combination of taps, weighted and reduced over the taps (and the axes `reduced` of
-    the space): [*rest of the space, C].
+    """Rows [R, C] picked at every combination of taps, weighted and added over the taps and the first `samples` axes of
+    the space: [*rest of the space, C].
 
     The row of a combination is the sum of its places times `strides`, plus index(axis) * stride for `offsets`. Taps
-    broadcast to `space`. fn "sum" divides by `divisor`; "max" takes the greatest weighted tap.
+    broadcast to `space`. fn "sum" divides by `divisor`; "max" takes the greatest weighted tap. Elements that are no
+    floats are only picked, or left 0 where their weight is.
     """
-    count = len(axes)
+    count, left = len(axes), tuple(space[samples:])
+    taps_shape = tuple(known_shape(taps.places)[0] for taps in axes)
+    full, added = (*taps_shape, *space), dims.product((*taps_shape, *space[:samples]))
     operands = Operands(b)
     terms = [
         operands.tensor(_spread(b, taps.places, i, count)) * operands.size(stride)
         for i, (taps, stride) in enumerate(zip(axes, strides, strict=True))
     ]
     terms += [index(count + axis) * operands.size(stride) for axis, stride in offsets]
-    taps_shape = tuple(known_shape(taps.places)[0] for taps in axes)
-    extent = known_shape(rows)[0]
+    extent, channels = known_shape(rows)
     narrow = isinstance(extent, int) and extent < 1 << 31  # half as many bytes to write and read
     place = cast(reduce(lambda x, y: x + y, terms), dtypes.int32 if narrow else dtypes.int64)
-    attrs = {"outputs": (place,), "shape": (*taps_shape, *space)}
-    places = b.emit_many("map", operands.values, attrs, ("rows",))[0]
-    picked = b.emit("take", rows, places, axis=0, hint=hint)
-    left = [size for axis, size in enumerate(space) if axis not in reduced]
-    channels = known_shape(rows)[1]
-    weights = [_spread(b, taps.weights, i, count, 1) for i, taps in enumerate(axes) if taps.weights is not None]
-    if not weights and not reduced and dims.product(taps_shape) == 1:
-        return b.emit("reshape", picked, b.sizes((*left, channels)))
-    dtype = picked.type.dtype
-    inner = wide(dtype)
-    element = cast(arg(0, dtype), inner)
-    if weights:
-        weight = reduce(lambda x, y: x * y, [cast(arg(1 + i, w.type.dtype), inner) for i, w in enumerate(weights)])
-        read = element * weight
-        element = select(apply("eq", weight, const(0, inner)), const(0, inner), read) if fn == "sum" else read
-    total = stat(0, inner) / divisor if divisor != 1 else stat(0, inner)
-    return b.emit(
-        "reduce",
-        picked,
-        *weights,
-        hint=hint,
-        axes=(*range(count), *(count + axis for axis in reduced)),
-        keepdims=False,
-        stages=(Stage(fn, element),),
-        rows=(cast(total, dtype),),
-    )
+    places = b.emit("map", *operands.values, hint="rows", outputs=(place,), shape=full)
+    given = [_spread(b, taps.weights, i, count) for i, taps in enumerate(axes) if taps.weights is not None]
+    dtype = rows.type.dtype
+    if not given or not dtype.is_float:
+        assert added == 1, "what is added up has weights"
+        picked = b.emit("take", rows, b.emit("reshape", places, b.sizes(left)), axis=0, hint=hint)
+        if not given:
+            return picked
+    product = [cast(arg(i, w.type.dtype), wide(w.type.dtype)) for i, w in enumerate(given)]
+    weight = reduce(lambda x, y: x * y, product)
+    weight = weight * (1 / divisor) if divisor != 1 else weight
+    weights = b.emit("map", *given, hint="weights", outputs=(weight,), shape=full)
+    if not dtype.is_float:
+        kept = b.emit("reshape", weights, b.sizes((*left, 1)))
+        here = arg(0, dtype)
+        read = apply("ne", arg(1, weight.dtype), const(0, weight.dtype))
+        return b.emit("map", picked, kept, hint=hint, outputs=(select(read, here, const(0, dtype)),))
+    positions = dims.product(left)
+    table = b.emit("reshape", rows, b.sizes((1, extent, channels)))
+    each = [b.emit("reshape", value, b.sizes((added, 1, positions))) for value in (places, weights)]
+    found = b.emit("weighted_take", table, *each, hint=hint, fn=fn)
+    return b.emit("reshape", found, b.sizes((*left, channels)))
 
 
-def _spread(b: Builder, value: Value, axis: int, count: int, after: int = 0) -> Value:
-    """[taps, *space] with its taps on axis `axis` of `count`, and `after` axes of size 1 behind."""
+def _spread(b: Builder, value: Value, axis: int, count: int) -> Value:
+    """[taps, *space] with its taps on axis `axis` of `count`."""
     taps, *space = known_shape(value)
     lead = [taps if i == axis else 1 for i in range(count)]
-    return b.emit("reshape", value, b.sizes((*lead, *space, *[1] * after)))
+    return b.emit("reshape", value, b.sizes((*lead, *space)))
