@@ -36,21 +36,31 @@ class ProductShape:
     @staticmethod
     def of(unit: MatrixUnit, gates: int, columns: Size, batch: Size, packed: bool) -> ProductShape:
         """For `gates` blocks of `columns` columns and at most `batch` rows."""
-        registers = max(max(grid.rows * grid.columns for grid in unit.grids), gates)
-        group = max(1, min(-(-CHAINS // gates), registers // gates))
+
+        def fits(rows: int, panels: int) -> bool:
+            # Sums, and (a single row takes them from memory) the columns; one register for the element of a.
+            wide = gates * panels
+            return rows * wide + (wide if rows > 1 else 0) + 1 <= registers_of(unit)
+
+        group = max(p for p in range(1, CHAINS + 1) if p == 1 or (fits(1, p) and (p - 1) * gates < CHAINS))
         if isinstance(columns, int):
             panels = max(1, -(-columns // unit.n))
             costs = {g: (-(-panels // g) * max(g * gates, CHAINS), -(-panels // g) * g) for g in range(1, group + 1)}
             group = min(costs, key=lambda g: costs[g])
-        most = max(1, min(MOST_ROWS, registers // gates))
+        most = max(r for r in range(1, MOST_ROWS + 1) if r == 1 or fits(r, 1))
         counts = range(min(most, max(batch, 1)) if isinstance(batch, int) else most, 0, -1)
-        together = [max(p for p in range(1, group + 1) if group % p == 0 and (p == 1 or p * r * gates <= registers))
-                    for r in counts]  # fmt: skip
+        together = [max(p for p in range(1, group + 1) if p == 1 or (group % p == 0 and fits(r, p))) for r in counts]
         return ProductShape(gates, group, tuple(zip(counts, together, strict=True)), packed)
 
     def panels(self, unit: MatrixUnit, columns: int) -> int:
         """Panels of a matrix: a multiple of the group."""
         return -(-columns // (unit.n * self.group)) * self.group
+
+
+def registers_of(unit: MatrixUnit) -> int:
+    """Vector registers of a unit's machine: the power of two that holds its largest grid, a row of B and one of A."""
+    needed = max(grid.rows * grid.columns + grid.columns + 1 for grid in unit.grids)
+    return 1 << (needed - 1).bit_length()
 
 
 def pack_matrix(array: np.ndarray, lanes: int, panels: int) -> np.ndarray:
