@@ -18,10 +18,10 @@ from compiler.ir import Value
 from compiler.kernels import Stage
 from compiler.ops.elementwise import emit_map, operand, wide
 from compiler.ops.resize_taps import RADIUS, Axis, Scale
-from compiler.ops.sampling import Positions, Taps, clip, cubic_weight, linear_weight
+from compiler.ops.sampling import NARROW, Positions, Taps, clip, cubic_weight, linear_weight
 from compiler.ops.shape import known_shape
 
-FEW_TAPS = 4  # so many slices are picked one by one and added by one map, which fuses with its neighbours
+FEW_TAPS = 4  # so many slices of single elements are picked one by one and added by one map
 
 
 class AxisPositions(Positions):
@@ -126,9 +126,16 @@ def constant_taps(b: Builder, places: np.ndarray, weights: np.ndarray | None, dt
 def apply_taps(b: Builder, x: Value, axis: int, taps: Taps) -> Value:
     """Along an axis, the weighted sums of the slices picked at the taps' places [taps, out]."""
     count, out = known_shape(taps.places)
-    after = [1] * (len(known_shape(x)) - axis - 1)
+    shape = known_shape(x)
+    outer, behind = dims.product(shape[:axis]), dims.product(shape[axis + 1 :])
     if taps.weights is None:
         return b.emit("take", x, b.emit("reshape", taps.places, b.sizes((out,))), axis=axis, hint="resize")
+    if not isinstance(behind, int) or behind >= NARROW:
+        data = b.emit("reshape", x, b.sizes((outer, shape[axis], behind)))
+        lists = [b.emit("reshape", value, b.sizes((count, 1, out))) for value in (taps.places, taps.weights)]
+        found = b.emit("weighted_take", data, *lists, hint="resize")
+        return b.emit("reshape", found, b.sizes((*shape[:axis], out, *shape[axis + 1 :])))
+    after = [1] * (len(shape) - axis - 1)
     dtype, inner = x.type.dtype, wide(x.type.dtype)
     if isinstance(count, int) and count <= FEW_TAPS:
         picked = [b.emit("take", x, _row(b, taps.places, i, ()), axis=axis, hint="slices") for i in range(count)]
