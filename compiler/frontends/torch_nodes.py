@@ -172,7 +172,7 @@ def _announce(frame: Frame, node: fx.Node) -> None:
     frame.b.dtypes = _result_dtypes(meta)
     frame.b.signed = _may_be_negative(meta)
     tensors = [n.meta.get("val") for n in node.all_input_nodes]
-    frame.b.row_major = all(
+    frame.b.row_major = lambda: all(
         t.layout == torch.strided and t.is_contiguous() and t.storage_offset() == 0
         for t in tensors
         if isinstance(t, torch.Tensor)
