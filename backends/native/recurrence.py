@@ -19,7 +19,7 @@ from llvmlite import ir
 from backends.native import units
 from backends.native.access import cost, kernel_name
 from backends.native.kernel import Arguments
-from backends.native.loops import CHUNK_NS, byte_strides
+from backends.native.loops import CHUNK_NS, CHUNKS_PER_THREAD, byte_strides, rows_per_chunk
 from backends.native.memory import align
 from backends.native.recurrence_emission import RecurrenceEmission
 from backends.native.recurrence_product import ProductShape, pack_matrix
@@ -28,6 +28,7 @@ from compiler.dims import Size
 from compiler.kernels import KernelCall, RecurrenceSpec, View
 
 LEAST_ROWS = 2  # of an item that another thread takes: two take hardly longer than one, both wait for the matrix
+HIGH = 24  # rows that keep the multiply-adds busy for longer than the matrix takes to arrive
 MOST_ROWS = 64  # of an item: enough to use a matrix often, few enough for their sums to stay in L2
 FLOPS_PER_NS = 4.0  # of a lane, to tell small calls from large ones
 
@@ -99,7 +100,7 @@ class RecurrenceKernel:
         rows = _block_rows(batch, directions, row_ns, threads)
         blocks = max(1, -(-batch // rows))
         items = directions * blocks if batch else 0
-        per_chunk = 1 if row_ns * batch * directions > 2 * CHUNK_NS else max(items, 1)
+        per_chunk = rows_per_chunk(items, row_ns * rows, threads)
         backward = sum(size(flag) << d for d, flag in enumerate(call.params))
         panels = [shape.panels(unit, m[3]) for shape, m in zip(self.shapes, matrices, strict=True)]
         words: list[int | View] = [items, per_chunk, blocks, rows, steps, batch, backward]
@@ -152,10 +153,12 @@ class _Scratch:
 
 
 def _block_rows(batch: int, directions: int, row_ns: float, threads: int) -> int:
-    """Rows of an item: as many items as threads while a call is worth sharing, since each streams the whole matrix."""
+    """Rows of an item: as many items as threads while a call is worth sharing, and more where blocks stay high, since
+    each streams the whole matrix."""
     worth = int(row_ns * batch * directions / CHUNK_NS)
     wanted = -(-min(threads, max(worth, 1)) // max(directions, 1))
-    blocks = max(min(wanted, batch // LEAST_ROWS), -(-batch // MOST_ROWS), 1)
+    spare = min(wanted * CHUNKS_PER_THREAD, batch // HIGH) if threads > 1 else 1
+    blocks = max(min(wanted, batch // LEAST_ROWS), spare, -(-batch // MOST_ROWS), 1)
     return max(1, -(-batch // blocks))
 
 

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import runtime
 from compiler.frontends.onnx import load
+from compiler.frontends.torch import load as load_torch
 from compiler.kernels import GemmSpec, RecurrenceSpec
 from compiler.pipeline import lower_graph
 
@@ -110,6 +111,17 @@ def test_any_number_of_steps_and_rows(source: str, kind: str) -> None:
 def test_a_layer_is_one_product_and_one_recurrence() -> None:
     calls = lower_graph(load(onnx_bytes())).calls
     assert [type(call.spec) for call in calls] == [GemmSpec, RecurrenceSpec] * 2
+
+
+def test_missing_first_states_and_batch_first_take_no_copy() -> None:
+    module = nn.Sequential(nn.LSTM(FEATURES, HIDDEN, bidirectional=True, batch_first=True), First()).eval()
+    calls = lower_graph(load_torch(module, (inputs(4, 3),), ({0: "rows", 1: "steps"},)).graph).calls
+    assert [type(call.spec) for call in calls] == [GemmSpec, RecurrenceSpec]
+
+
+class First(nn.Module):
+    def forward(self, results: tuple[torch.Tensor, Any]) -> torch.Tensor:
+        return results[0]
 
 
 def test_threads_and_batch_do_not_change_a_bit() -> None:
