@@ -6,6 +6,7 @@ from compiler.frontends.aten import (
     activation,
     complex,
     complex_parts,
+    counts,
     experts,
     fft,
     index,
@@ -23,6 +24,7 @@ from compiler.frontends.aten import (
     shape,
     short_time,
     sort,
+    vision,
     windows,
     write_slices,
 )
@@ -31,7 +33,7 @@ from compiler.frontends.aten.sizes import SIZE_ROWS
 
 __all__ = [
     "NUMBER_ROWS", "ROWS", "SIZE_ROWS", "AtenBuilder",
-    "activation", "complex", "complex_parts", "experts", "fft", "index", "make", "masks", "norm", "pointwise",
+    "activation", "complex", "complex_parts", "counts", "experts", "fft", "index", "make", "masks", "norm", "pointwise",
     "pool", "product", "recurrent", "reduce", "resample", "scatter", "segments", "shape", "short_time", "sort",
-    "windows", "write_slices",
+    "vision", "windows", "write_slices",
 ]  # fmt: skip
