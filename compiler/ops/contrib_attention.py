@@ -16,7 +16,7 @@ from compiler.expr import apply, arg, cast, const, select
 from compiler.ir import Value
 from compiler.ops.attention import Score, join_heads, split_heads
 from compiler.ops.contrib_norm import contrib, total
-from compiler.ops.core_products import accumulator
+from compiler.ops.core_products import Attention, accumulator
 from compiler.ops.shape import known_shape
 
 
@@ -162,5 +162,5 @@ _ATTENTION = {
     "qkv_hidden_sizes": None, "rotary_embedding_dim": 0, "scale": 0.0, "unidirectional": 0,
 }  # fmt: skip
 _MULTI_HEAD = {"mask_filter_value": -10000.0, "num_heads": None, "scale": 0.0, "unidirectional": 0}
-contrib("attention", "Attention", _ATTENTION, _attention)
-contrib("attention", "MultiHeadAttention", _MULTI_HEAD, _multi_head)
+contrib(Attention, "Attention", _ATTENTION, _attention)
+contrib(Attention, "MultiHeadAttention", _MULTI_HEAD, _multi_head)

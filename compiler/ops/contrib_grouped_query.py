@@ -16,6 +16,7 @@ from compiler.ops.attention import join_heads, split_heads
 from compiler.ops.contrib_attention import add_bias, begin_score, columns, refuse
 from compiler.ops.contrib_norm import contrib
 from compiler.ops.contrib_rotary import angles, positions_from, rotate
+from compiler.ops.core_products import Attention
 from compiler.ops.elementwise import emit_map
 from compiler.ops.shape import known_shape, listed
 
@@ -117,4 +118,4 @@ _ATTRS = {
     "do_rotary": 0, "kv_num_heads": None, "local_window_size": -1, "num_heads": None, "qk_output": 0,
     "rotary_interleaved": 0, "scale": 0.0, "smooth_softmax": 0, "softcap": 0.0,
 }  # fmt: skip
-contrib("attention", "GroupQueryAttention", _ATTRS, _build)
+contrib(Attention, "GroupQueryAttention", _ATTRS, _build)

@@ -12,10 +12,11 @@ from compiler.builder import Builder
 from compiler.expr import apply, arg, cast, const, extent, stat
 from compiler.ir import Value
 from compiler.kernels import Stage
-from compiler.op import OnnxRow
+from compiler.op import REGISTRY, OnnxRow
 from compiler.ops.activation import gelu
+from compiler.ops.core_products import Matmul
 from compiler.ops.elementwise import emit_map, f32, operand, widened
-from compiler.ops.norm import EPSILON
+from compiler.ops.norm import EPSILON, LayerNorm, RmsNorm
 from compiler.ops.onnx_types import onnx_row
 from compiler.ops.shape import known_shape
 
@@ -23,9 +24,11 @@ MICROSOFT = "com.microsoft"
 _SKIP_EPSILON = f32(1e-12)
 
 
-def contrib(target: str, name: str, attrs: dict[str, Any], build: Callable[[Builder, Any], Any]) -> None:
-    """Register an operator of ONNX Runtime's domain, shown in the ledger as op `target`."""
-    onnx_row(target, OnnxRow(name, attrs, domain=MICROSOFT, build=build))
+def contrib(
+    target: Any, name: str, attrs: dict[str, Any], build: Callable[[Builder, Any], Any], domain: str = MICROSOFT
+) -> None:
+    """Register an operator of ONNX Runtime, shown in the ledger as `target`, an Op."""
+    onnx_row(target.name, OnnxRow(name, attrs, domain=domain, build=build))
 
 
 def total(b: Builder, values: list[Value]) -> Value:
@@ -144,13 +147,13 @@ def _fused_matmul(b: Builder, node: Any) -> Value:
 _RMS = {"axis": -1, "epsilon": EPSILON, "stash_type": 1}
 _MATMUL = {"alpha": 1.0, "transA": 0, "transB": 0, "transBatchA": 0, "transBatchB": 0}
 
-contrib("layer_norm", "SkipLayerNormalization", {"epsilon": _SKIP_EPSILON}, _skip_norm(True))
-contrib("rms_norm", "SkipSimplifiedLayerNormalization", {"epsilon": _SKIP_EPSILON}, _skip_norm(False))
-contrib("layer_norm", "EmbedLayerNormalization", {"epsilon": _SKIP_EPSILON, "mask_index_type": 0}, _embed)
-contrib("gelu", "Gelu", {}, _gelu_of("none"))
-contrib("gelu", "BiasGelu", {}, _gelu_of("none"))
-contrib("gelu", "FastGelu", {}, _gelu_of("tanh"))
-contrib("gelu", "QuickGelu", {"alpha": f32(1.702)}, _quick_gelu)
-contrib("matmul", "FusedMatMul", _MATMUL, _fused_matmul)
+contrib(LayerNorm, "SkipLayerNormalization", {"epsilon": _SKIP_EPSILON}, _skip_norm(True))
+contrib(RmsNorm, "SkipSimplifiedLayerNormalization", {"epsilon": _SKIP_EPSILON}, _skip_norm(False))
+contrib(LayerNorm, "EmbedLayerNormalization", {"epsilon": _SKIP_EPSILON, "mask_index_type": 0}, _embed)
+contrib(REGISTRY["gelu"], "Gelu", {}, _gelu_of("none"))
+contrib(REGISTRY["gelu"], "BiasGelu", {}, _gelu_of("none"))
+contrib(REGISTRY["gelu"], "FastGelu", {}, _gelu_of("tanh"))
+contrib(REGISTRY["gelu"], "QuickGelu", {"alpha": f32(1.702)}, _quick_gelu)
+contrib(Matmul, "FusedMatMul", _MATMUL, _fused_matmul)
 # ONNX Runtime keeps this one in the default domain.
-onnx_row("rms_norm", OnnxRow("SimplifiedLayerNormalization", _RMS, build=_simplified))
+contrib(RmsNorm, "SimplifiedLayerNormalization", _RMS, _simplified, domain="")

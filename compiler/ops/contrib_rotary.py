@@ -14,6 +14,7 @@ from compiler.expr import arg, cast, index
 from compiler.ir import Value
 from compiler.ops.attention import join_heads, split_heads
 from compiler.ops.contrib_norm import contrib
+from compiler.ops.core_moves import Concat
 from compiler.ops.elementwise import operand
 from compiler.ops.shape import known_shape
 
@@ -75,4 +76,4 @@ def _build(b: Builder, node: Any) -> Value:
 
 
 _ATTRS = {"interleaved": 0, "is_packed_batching": 0, "num_heads": 0, "rotary_embedding_dim": 0, "scale": 1.0}
-contrib("concat", "RotaryEmbedding", _ATTRS, _build)
+contrib(Concat, "RotaryEmbedding", _ATTRS, _build)
