@@ -91,6 +91,7 @@ def _from_torch(case: Case) -> tuple[runtime.Program, float]:
 
 
 def _from_onnx(case: Case) -> tuple[runtime.Program, float]:
+    _choose_experts(case.module, "batched_mm")  # the exporter knows no grouped products
     try:
         data = to_onnx(case.module, case.inputs, dynamic=case.dynamic)
     except Exception as error:
@@ -135,9 +136,7 @@ def relative_error(found: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> 
 
 def _truth(case: Case, inputs: Tensors) -> list[np.ndarray]:
     module = copy.deepcopy(case.module).double()
-    for part in module.modules():
-        if getattr(getattr(part, "config", None), "_experts_implementation", None):
-            part.config._experts_implementation = "eager"  # torch's grouped products take no doubles
+    _choose_experts(module, "eager")  # torch's grouped products take no doubles
     doubled = [x.double() if x.is_floating_point() else x.clone() for x in inputs]
     torch.set_default_dtype(torch.float64)
     try:
@@ -145,6 +144,13 @@ def _truth(case: Case, inputs: Tensors) -> list[np.ndarray]:
             return _arrays(module(*doubled))
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def _choose_experts(module: torch.nn.Module, implementation: str) -> None:
+    """Set how transformers' mixtures of experts multiply, where there are any."""
+    for part in module.modules():
+        if getattr(getattr(part, "config", None), "_experts_implementation", None):
+            part.config._experts_implementation = implementation
 
 
 def _arrays(results: Any) -> list[np.ndarray]:
@@ -161,7 +167,9 @@ def _doubled(x: Any) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """The error's kind and first lines in one; where it is none of ours, also where it was raised."""
+    """The kind and text of what first went wrong in one line; where it is none of ours, also where it was raised."""
+    while not isinstance(error, (SansuanError, ExportFailed)) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     text = " ".join(str(error).split())[:400]
     place = ""
     if not isinstance(error, (SansuanError, ExportFailed)) and error.__traceback__ is not None:

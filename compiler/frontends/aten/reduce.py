@@ -150,6 +150,7 @@ def _enter_extremes() -> None:
             ROWS[f"aten.{fn}.{overload}"] = lambda b, x, axes=None, keepdim=False, fn=fn: _any_all(
                 b, x, axes, keepdim, fn
             )
+        ROWS[f"aten._is_{fn}_true.default"] = lambda b, x, fn=fn: _any_all(b, x, None, False, fn)
 
 
 def _any_all(b: AtenBuilder, x: Value, axes: Axes, keepdim: bool, fn: str) -> Value:
@@ -209,10 +210,17 @@ def _normalised(b: AtenBuilder, x: Value, axis: int, name: str) -> Value:
 
 @aten("aten.cumsum.default")
 def _cumsum(b: AtenBuilder, x: Value, axis: int, *, dtype: DType | None = None) -> Value:
+    return _running(b, "cum_sum", x, axis)
+
+
+@aten("aten.cumprod.default")
+def _cumprod(b: AtenBuilder, x: Value, axis: int, *, dtype: DType | None = None) -> Value:
+    return _running(b, "cum_prod", x, axis)
+
+
+def _running(b: AtenBuilder, name: str, x: Value, axis: int) -> Value:
     x = convert(b, x, b.dtype)
-    if not shape_of(x):
-        return x
-    return b.emit("cum_sum", x, b.constant(axis_of(axis, tensor_type(x).rank)))
+    return b.emit(name, x, b.constant(axis_of(axis, tensor_type(x).rank))) if shape_of(x) else x
 
 
 @aten("aten.logsumexp.default")

@@ -120,6 +120,9 @@ ORDERS = {
     "argsort": lambda x, r, p: x.argsort(0),
     "sort_stable": lambda x, r, p: x.round().sort(stable=True)[1],
     "cumsum": lambda x, r, p: x.cumsum(0),
+    "cumprod": lambda x, r, p: x.cumprod(1),
+    "cumprod of integers": lambda x, r, p: (x > 0).cumprod(-1),
+    "all true": lambda x, r, p: torch.ops.aten._is_all_true(x > -9) & ~torch.ops.aten._is_any_true(x > 9),
 }
 
 

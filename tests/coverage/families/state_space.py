@@ -152,7 +152,9 @@ FAMILIES: dict[str, Builder] = {
         expand=2,
     ),
     "Falcon Mamba": partial(language, "FalconMambaForCausalLM", "FalconMambaConfig", state_size=8),
-    "RWKV": partial(language, "RwkvForCausalLM", "RwkvConfig", attention_hidden_size=32, context_length=16),
+    "RWKV": partial(
+        language, "RwkvForCausalLM", "RwkvConfig", attention_hidden_size=32, context_length=16, rescale_every=0
+    ),
     "RecurrentGemma": partial(
         language,
         "RecurrentGemmaForCausalLM",
