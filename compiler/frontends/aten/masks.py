@@ -56,14 +56,13 @@ def _masked_select(b: AtenBuilder, x: Value, mask: Value) -> Value:
 
 @aten("aten.masked_scatter.default")
 def masked_scatter(b: AtenBuilder, x: Value, mask: Value, source: Value) -> Value:
-    """x with the first elements of `source`, in order, where the mask is true. IndexOutOfRange where they are too
-    few."""
+    """x with the first elements of `source`, in order, where the mask is true. A run where they are too few is an
+    error."""
     shape = _joint_shape(x, mask)
     elements = dims.product(shape)
     mask = reshape(b, _spread(b, mask, shape), [elements])
-    rows = _in_order(b, mask, reshape(b, source, [tensor_type(source).elements]))
     flat = reshape(b, _spread(b, x, shape), [elements])
-    return reshape(b, _chosen(b, mask, rows, flat), shape)
+    return reshape(b, _written(b, flat, mask, reshape(b, source, [tensor_type(source).elements])), shape)
 
 
 def put_through_mask(b: AtenBuilder, x: Value, mask: Value, values: Value) -> Value:
@@ -72,16 +71,26 @@ def put_through_mask(b: AtenBuilder, x: Value, mask: Value, values: Value) -> Va
     shape, held = shape_of(x), shape_of(mask)
     inner = shape[len(held) :]
     places = dims.product(held)
+    flat, line = reshape(b, x, [places, *inner]), reshape(b, mask, [places])
     given = shape_of(values)
-    rows = values
     if len(given) > len(inner) and given[0] != 1:
-        full = (given[0], *inner)
-        rows = _in_order(b, reshape(b, mask, [places]), _spread(b, values, full))
-    elif len(given) > len(inner):
-        rows = reshape(b, values, given[1:])
-    flat = reshape(b, x, [places, *inner])
-    column = reshape(b, mask, [places, *[1] * len(inner)])
-    return reshape(b, _chosen(b, column, rows, flat), shape)
+        return reshape(b, _written(b, flat, line, _spread(b, values, (given[0], *inner))), shape)
+    row = reshape(b, values, given[1:]) if len(given) > len(inner) else values
+    column = reshape(b, line, [places, *[1] * len(inner)])
+    return reshape(b, _chosen(b, column, row, flat), shape)
+
+
+def _written(b: AtenBuilder, x: Value, mask: Value, rows: Value) -> Value:
+    """x [A, R..] with `rows`, one after another, where the mask [A] is true."""
+    if isinstance(shape_of(mask)[0], int):
+        column = reshape(b, mask, [shape_of(mask)[0], *[1] * (tensor_type(x).rank - 1)])
+        return _chosen(b, column, _in_order(b, mask, rows), x)
+    # The running sum of a row of unknown length takes its square in steps: the places are listed on the host instead.
+    places = b.emit("nonzero", mask)
+    count, given = shape_of(places)[1], shape_of(rows)[0]
+    if dims.maximum(count, given) != given:
+        b.add_guard(dims.maximum(count, given), given, asserted=True)
+    return b.emit("scatter_nd", x, transpose(b, places, (1, 0)), slice_axis(b, rows, 0, 0, count), reduction="none")
 
 
 def _in_order(b: AtenBuilder, mask: Value, rows: Value) -> Value:

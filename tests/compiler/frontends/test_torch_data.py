@@ -79,6 +79,9 @@ def test_writes_through_masks() -> None:
         "added": lambda x: x.index_put((x[:, 0] > 0,), x[1], accumulate=True),
     }
     check(functions, (X,), (NONE,), (ALL,))
+    del functions["row"], functions["masked_scatter"]
+    functions["from_three"] = lambda x: x.masked_scatter(x > 0, x[x > 0].repeat(2))
+    check(functions, (X,), (NONE,), (ALL,), (X[:2],), dynamic=({0: "n"},))
 
 
 def test_indices_apart() -> None:
