@@ -25,7 +25,8 @@ from backends.native.recurrence_emission import RecurrenceEmission
 from backends.native.recurrence_product import ProductShape, pack_matrix
 from backends.native.target import Target
 from compiler.dims import Size
-from compiler.kernels import KernelCall, RecurrenceSpec, View
+from compiler.kernels import KernelCall, View
+from compiler.recurrence import RecurrenceSpec
 
 LEAST_ROWS = 2  # of an item that another thread takes: two take hardly longer than one, both wait for the matrix
 HIGH = 24  # rows that keep the multiply-adds busy for longer than the matrix takes to arrive

@@ -14,7 +14,7 @@ from backends.native.loops import Values, counted_loop
 from backends.native.vectors import constant, llvm_type, load_vector, register_type, store_vector, tail_mask
 from compiler.dtypes import DType
 from compiler.expr import Expr
-from compiler.kernels import Phase
+from compiler.recurrence import Phase
 
 TOGETHER = 2  # vectors side by side: the chains of a cell's functions are long
 

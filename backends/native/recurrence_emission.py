@@ -15,7 +15,7 @@ from backends.native.recurrence_cell import Row, RowEmitter
 from backends.native.recurrence_product import Matrix, Products, ProductShape, Sums
 from backends.native.units import MatrixUnit
 from backends.native.vectors import llvm_type
-from compiler.kernels import RecurrenceSpec
+from compiler.recurrence import RecurrenceSpec
 
 PACKER_AXIS = {"row": "x", "column": "k", "general": ""}
 

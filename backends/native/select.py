@@ -8,6 +8,7 @@ from backends.native.kernel import NativeKernel
 from backends.native.target import Target
 from compiler import kernels
 from compiler.kernels import KernelCall
+from compiler.recurrence import RecurrenceSpec
 
 # Each module has select(call, target) -> NativeKernel; imported when first needed.
 _GENERATORS = {
@@ -17,7 +18,7 @@ _GENERATORS = {
     kernels.AttentionSpec: "attention",
     kernels.WindowSpec: "window",
     kernels.MoveSpec: "move",
-    kernels.RecurrenceSpec: "recurrence",
+    RecurrenceSpec: "recurrence",
     kernels.ScatterSpec: "scatter",
     kernels.SortSpec: "sort",
     kernels.WeightedTakeSpec: "weighted_take",

@@ -23,7 +23,6 @@ from compiler.kernels import (
     KernelCall,
     MapSpec,
     MoveSpec,
-    RecurrenceSpec,
     ReduceSpec,
     ScatterSpec,
     SortSpec,
@@ -36,6 +35,7 @@ from compiler.ops.core_grouped import row_groups
 from compiler.ops.core_products import without_weight
 from compiler.ops.core_sort import first_places
 from compiler.ops.core_weighted_take import START, WeightedTake, step
+from compiler.recurrence import RecurrenceSpec
 
 Arrays = Sequence[np.ndarray]
 

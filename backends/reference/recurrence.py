@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from compiler.evaluate import Mode
-from compiler.kernels import RecurrenceSpec
 from compiler.ops.core_recurrence import Steps
+from compiler.recurrence import RecurrenceSpec
 
 Product = Callable[[np.ndarray, np.ndarray, np.dtype, Mode], np.ndarray]
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from compiler import dims, views
 from compiler.ir import Node
-from compiler.kernels import RecurrenceSpec, View
+from compiler.kernels import View
 from compiler.lowering.products import matrix_axis
+from compiler.recurrence import RecurrenceSpec
 
 if TYPE_CHECKING:
     from compiler.passes.lower import Lowering

@@ -1,4 +1,4 @@
-"""The core op of recurrent layers: all steps of a sequence in one node (kernels.RecurrenceSpec)."""
+"""The core op of recurrent layers: all steps of a sequence in one node (recurrence.RecurrenceSpec)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from compiler.dims import Size
 from compiler.evaluate import Mode, evaluate
 from compiler.expr import Expr, apply, arg
 from compiler.ir import Node
-from compiler.kernels import Phase
 from compiler.lowering.recurrence import lower_recurrence
 from compiler.op import REQUIRED, Call, Sample, op
+from compiler.recurrence import Phase
 from compiler.types import TensorType
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ Array = np.ndarray
 
 @op("recurrence", attrs={"phases": REQUIRED, "states": REQUIRED, "blocks": REQUIRED, "backward": REQUIRED})
 class Recurrence:
-    """The steps of a recurrent layer: phases of products and expressions on carried states (kernels.RecurrenceSpec).
+    """The steps of a recurrent layer: phases of products and expressions on carried states (recurrence.RecurrenceSpec).
 
     Operands: x [T, D, B, blocks, N], lengths [B] or None, a matrix [D, K, gates, N] a phase, the first value [D, B, N]
     of each state or None for zeros, parameter rows [D, N]. Outputs: state 0 after every step [T, D, B, N], the last

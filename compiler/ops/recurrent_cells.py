@@ -10,9 +10,9 @@ import numpy as np
 
 from compiler.dtypes import DType
 from compiler.expr import Expr, apply, arg, const
-from compiler.kernels import Phase
 from compiler.mathlib.reference import sigmoid
 from compiler.ops.activation import above, hard_sigmoid, maximum, minimum, softplus, softplus_array
+from compiler.recurrence import Phase
 
 Array = np.ndarray
 # name -> (expression, NumPy function, default alpha, default beta); None where the function takes no such number.
@@ -79,7 +79,7 @@ def settings(attrs: Mapping[str, Any], defaults: Sequence[str], direction: int, 
 
 @dataclass(frozen=True)
 class Elements:
-    """The arguments of a cell's expressions, as kernels.Phase numbers them."""
+    """The arguments of a cell's expressions, as recurrence.Phase numbers them."""
 
     dtype: DType
     blocks: int

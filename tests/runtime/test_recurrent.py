@@ -18,8 +18,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import runtime
 from compiler.frontends.onnx import load
 from compiler.frontends.torch import load as load_torch
-from compiler.kernels import GemmSpec, RecurrenceSpec
+from compiler.kernels import GemmSpec
 from compiler.pipeline import lower_graph
+from compiler.recurrence import RecurrenceSpec
 
 FEATURES, HIDDEN = 13, 40
 SHAPES = [(7, 3), (1, 1), (300, 2), (33, 17), (2, 1)]  # (steps, rows)

@@ -17,8 +17,9 @@ from backends.reference.kernels import run_call
 from compiler import dtypes
 from compiler.dtypes import DType
 from compiler.expr import apply
-from compiler.kernels import KernelCall, Phase, RecurrenceSpec
+from compiler.kernels import KernelCall
 from compiler.ops.recurrent_cells import GRU, LSTM, RNN, Cell, Elements, settings
+from compiler.recurrence import Phase, RecurrenceSpec
 from tests.backends.native.harness import TARGETS, assert_guards, assert_same, guarded, run, view_of
 
 PLAIN = {"activations": None, "activation_alpha": None, "activation_beta": None, "clip": None}
