@@ -1,9 +1,8 @@
-"""Resize and Upsample: along one axis after another, weighted sums of picked slices; whole-number nearest repeats."""
+"""Resizing: along one axis after another, weighted sums of picked slices; whole-number nearest repeats."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,16 @@ from compiler.builder import Builder
 from compiler.dtypes import DType
 from compiler.expr import apply, cast
 from compiler.ir import Node, Value
-from compiler.op import Call, OnnxRow, Sample, op
+from compiler.op import Call, Sample, op
 from compiler.ops.elementwise import emit_map, operand, wide
-from compiler.ops.onnx_types import onnx_row
 from compiler.ops.resize_emit import apply_taps, constant_taps, emit_taps, outside_region, repeat
-from compiler.ops.resize_taps import Axis, Scale, positions, resized_axes, taps
+from compiler.ops.resize_taps import CHOICES, Axis, Scale, positions, resized_axes, taps
 from compiler.ops.rounding import round_to
 from compiler.ops.sampling import NARROW
 from compiler.ops.shape import known_shape, listed, unknown_shape
 from compiler.types import TensorType
 
-_ONNX_ATTRS = {
+ONNX_ATTRS = {
     "antialias": 0,
     "axes": None,
     "coordinate_transformation_mode": "half_pixel",
@@ -34,8 +32,8 @@ _ONNX_ATTRS = {
     "mode": "nearest",
     "nearest_mode": "round_prefer_floor",
 }
-_ATTRS = {**_ONNX_ATTRS, "float32_nearest": False}
-_REGION = "tf_crop_and_resize"
+_ATTRS = {**ONNX_ATTRS, "float32_nearest": False}
+REGION = "tf_crop_and_resize"
 
 
 def _plain(contents: np.ndarray | None) -> Any:
@@ -44,34 +42,6 @@ def _plain(contents: np.ndarray | None) -> Any:
 
 def _plain_floats(contents: np.ndarray | None) -> list[float] | None:
     return [float(c) for c in contents.reshape(-1)] if contents is not None and contents.size else None
-
-
-def _build(b: Builder, node: Any) -> Any:
-    attrs = {key: node.attr(key, default) for key, default in _ONNX_ATTRS.items()}
-    region = node.input(1) if attrs["coordinate_transformation_mode"] == _REGION else None
-    return b.emit("resize", node.required(0), region, *node.inputs[2:4], **attrs)
-
-
-def _legacy(node: Any) -> Any:
-    """Opsets before 11: positions divided by the scale, nearest rounded down; no roi."""
-    mode = "linear" if node.attr("mode", "nearest") in ("linear", "bilinear") else "nearest"
-    return node.with_attrs(
-        mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor", scales=None,
-        height_scale=None, width_scale=None,
-    )  # fmt: skip
-
-
-def _upgrade_resize(b: Builder, node: Any) -> Any:
-    return replace(_legacy(node), inputs=(node.inputs[0], None, node.inputs[1]))
-
-
-def _build_upsample(b: Builder, node: Any) -> Any:
-    scales = node.input(1)
-    if scales is None:
-        given = node.attr("scales") or (1.0, 1.0, node.attr("height_scale"), node.attr("width_scale"))
-        scales = b.constant(np.array(given, np.float32))
-    attrs = {key: value for key, value in _legacy(node).attrs.items() if key in _ONNX_ATTRS}
-    return b.emit("resize", node.required(0), None, scales, **attrs)
 
 
 def _places_of_region(shape: tuple[Any, ...], attrs: Mapping[str, Any]) -> list[tuple[int, int] | None]:
@@ -83,7 +53,6 @@ def _places_of_region(shape: tuple[Any, ...], attrs: Mapping[str, Any]) -> list[
 
 @op(
     "resize",
-    onnx=OnnxRow("Resize", _ONNX_ATTRS, build=_build, upgrades=((11, _upgrade_resize),)),
     attrs=_ATTRS,
     value_operands=(2, 3),
     host_reason="sizes or scales that come from data, or an element type nothing is computed in",
@@ -98,10 +67,13 @@ class Resize:
 
     def infer(call: Call) -> list[TensorType]:
         x = call.tensor(0)
+        for name, allowed in CHOICES.items():
+            if call.attrs[name] not in allowed:
+                call.shape_error(f"{name} is {call.attrs[name]!r}; expected one of {', '.join(allowed)}")
         scales, sizes = _plain_floats(call.value(2)), _plain(call.value(3))
         if x.shape is None or (scales is None and sizes is None):
             return [TensorType(x.dtype, unknown_shape(call, None if x.shape is None else len(x.shape)))]
-        if call.attrs["coordinate_transformation_mode"] == _REGION and call.optional(1) is None:
+        if call.attrs["coordinate_transformation_mode"] == REGION and call.optional(1) is None:
             call.shape_error("tf_crop_and_resize without a region; expected the start and end of every axis as roi")
         count = len(call.attrs["axes"] or x.shape)
         for name, given in (("scales", scales), ("sizes", sizes)):
@@ -138,7 +110,7 @@ class Resize:
                 pairs = zip(places, weights, strict=True)
                 result = np.sum([np.take(result, p, axis=number) * w.reshape(column) for p, w in pairs], axis=0)
             if part is not None:
-                at = positions(axis, _REGION, part)
+                at = positions(axis, REGION, part)
                 outside = (at < 0) | (at > axis.size - 1)
                 result = np.where(outside.reshape(column), attrs["extrapolation_value"], result)
         if result.dtype == x.dtype:
@@ -227,9 +199,15 @@ def _channels_last(x: Value, changed: list[tuple[int, Axis]]) -> list[int]:
 def _repeats(axis: Axis, attrs: Mapping[str, Any]) -> int:
     """How often each element stands in the result, one after the other; 1 where it is not that."""
     factor = dims.divide_exactly(axis.out, axis.size)
-    rounding = (attrs["coordinate_transformation_mode"], attrs["nearest_mode"])
-    whole = rounding == ("asymmetric", "floor") or (rounding[0] == "half_pixel" and rounding[1].startswith("round"))
-    if attrs["mode"] != "nearest" or not isinstance(factor, int) or factor < 1 or not whole:
+    if attrs["mode"] != "nearest" or not isinstance(factor, int) or factor < 1:
+        return 1
+    at, rounding = attrs["coordinate_transformation_mode"], attrs["nearest_mode"]
+    whole = {
+        "asymmetric": rounding == "floor" or (rounding == "round_prefer_floor" and factor == 2),
+        "half_pixel": rounding.startswith("round"),
+        "tf_half_pixel_for_nn": rounding == "floor",
+    }
+    if not whole.get(at, False):
         return 1
     return factor if isinstance(axis.scale, Scale) or axis.scale == factor else 1
 
@@ -272,10 +250,19 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
     yield Sample((x, None, by(0.4, 0.7)), {"mode": "linear", "antialias": 1}, 16, "antialias scales")
     region = np.array([0, 0, 0.1, -0.2, 1, 1, 0.9, 1.3], np.float32)
     for mode in ("nearest", "linear"):
-        crop = {"mode": mode, "coordinate_transformation_mode": _REGION, "extrapolation_value": 7.5}
+        crop = {"mode": mode, "coordinate_transformation_mode": REGION, "extrapolation_value": 7.5}
         yield Sample((x, region, None, to(1, 6)), crop, 16, f"region {mode}")
-    crop = {"mode": "cubic", "coordinate_transformation_mode": _REGION, "axes": (3, 1)}
+    crop = {"mode": "cubic", "coordinate_transformation_mode": REGION, "axes": (3, 1)}
     yield Sample((x, region[[3, 1, 7, 5]], None, np.array([4, 2])), crop, 32, "region axes")
+    for at, rounding, factor in (
+        ("tf_half_pixel_for_nn", "floor", 3),
+        ("asymmetric", "round_prefer_floor", 2),
+        ("asymmetric", "round_prefer_floor", 3),
+        ("half_pixel", "round_prefer_ceil", 4),
+        ("half_pixel", "floor", 3),
+    ):
+        whole = {"coordinate_transformation_mode": at, "nearest_mode": rounding}
+        yield Sample((x, None, by(factor, factor)), whole, name=f"{at} {rounding} {factor}")
     many = rng.standard_normal((2, 17, 3, 4))
     yield Sample((many, None, None, np.array([2, 17, 7, 4])), {"mode": "linear"}, 8, "channels")
     yield Sample((many, None, by(2, 2)), name="channels repeat")
@@ -287,13 +274,3 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         yield Sample((x, None, None, to(7, 3)), torch, name=f"float32 {name}")
         yield Sample((x, None, by(1.9, 0.7), to(7, 3)), torch, name=f"float32 {name} by")
     yield Sample((x, None, None, to(0, 3)), {"mode": "linear"}, name="nothing")
-
-
-onnx_row(
-    "resize",
-    OnnxRow(
-        "Upsample",
-        {"height_scale": None, "mode": "nearest", "scales": None, "width_scale": None},
-        build=_build_upsample,
-    ),
-)

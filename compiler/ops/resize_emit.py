@@ -52,6 +52,8 @@ class AxisPositions(Positions):
             return select(single, zero, x * (size - 1) / (length - 1))
         if mode == "asymmetric":
             return x / scale
+        if mode == "tf_half_pixel_for_nn":
+            return (x + 0.5) / scale
         middle = (x + 0.5) / scale - 0.5
         if mode == "pytorch_half_pixel":
             return select(apply("eq", self.out, const(1, x.dtype)), zero, middle)

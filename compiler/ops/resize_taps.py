@@ -17,6 +17,15 @@ from compiler.dims import Size
 from compiler.ops.extents import larger, smaller
 
 RADIUS = {"linear": 1, "cubic": 2}  # how far a kernel reaches, in elements
+CHOICES = {
+    "mode": ("nearest", "linear", "cubic"),
+    "nearest_mode": ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"),
+    "keep_aspect_ratio_policy": ("stretch", "not_larger", "not_smaller"),
+    "coordinate_transformation_mode": (
+        "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize",
+        "tf_half_pixel_for_nn",  # of opsets 11 and 12 only
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,8 @@ def positions(axis: Axis, mode: str, roi: tuple[float, float] | None = None) -> 
         return x * (size - 1) / (length - 1) if length != 1 else np.zeros(out)
     if mode == "asymmetric":
         return x / scale
+    if mode == "tf_half_pixel_for_nn":
+        return (x + 0.5) / scale
     if mode == "pytorch_half_pixel" and out == 1:
         return np.zeros(1)
     middle = (x + 0.5) / scale - 0.5

@@ -29,6 +29,7 @@ def grouped(x: np.ndarray, groups: int) -> np.ndarray:
 
 Case = tuple[str, int, dict[str, Any], tuple[np.ndarray, ...], Callable[..., Any]]
 SMALL, ROW = np.array([1.0, 2.0, 3.0], np.float32), np.array([10, 20, 30, 40], np.float32)
+CORNERS = np.stack(np.meshgrid([-1, 1], [-1, 0, 1]), axis=-1)[None].astype(np.float32)  # of IMAGE: x, y
 CASES: dict[str, Case] = {
     "squeeze": ("Squeeze", 11, {"axes": [0, 2]}, (X[:1, :, :1],), lambda x: x[0, :, 0]),
     "unsqueeze": ("Unsqueeze", 11, {"axes": [0, -1]}, (X,), lambda x: x[None, ..., None]),
@@ -61,6 +62,13 @@ CASES: dict[str, Case] = {
     "upsample by attribute": ("Upsample", 7, {"scales": [1.0, 1.0, 2.0, 1.0]}, (IMAGE,), lambda x: x.repeat(2, axis=2)),
     "resize": ("Resize", 10, {}, (IMAGE, np.array([1, 1, 2, 1.5], np.float32)),
                lambda x, _: x.repeat(2, axis=2)[..., [0, 0, 1]]),
+    "resize of opset 11": ("Resize", 11,
+                           {"coordinate_transformation_mode": "tf_half_pixel_for_nn", "nearest_mode": "floor"},
+                           (IMAGE, SMALL[:0], np.array([1, 1, 2, 1.5], np.float32)),
+                           lambda x, *_: x.repeat(2, axis=2)[..., [0, 1, 1]]),
+    "grid sample": ("GridSample", 16, {"mode": "bicubic", "align_corners": 1}, (IMAGE, CORNERS), lambda x, _: x),
+    "roi align": ("RoiAlign", 10, {"sampling_ratio": 1}, (IMAGE, np.array([[0, 0, 2, 3]], np.float32), np.array([0])),
+                  lambda x, *_: x[:, :, 1:, 1].mean(axis=2)[..., None, None]),
     "cast by name": ("Cast", 1, {"to": "INT32"}, (X * 10,), lambda x: x.astype(np.int32)),
 }  # fmt: skip
 
@@ -76,7 +84,7 @@ def test_older_node(name: str) -> None:
     info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in zip(names, arrays, strict=True)]
     # Whatever follows the first operand is a parameter: a constant, as such models have it.
     constants = [
-        helper.make_tensor(n, TensorProto.FLOAT, a.shape, a.tobytes(), raw=True)
+        helper.make_tensor(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape, a.tobytes(), raw=True)
         for n, a in zip(names[1:], arrays[1:], strict=True)
     ]
     wanted = [helper.make_value_info(n, helper.make_tensor_type_proto(0, None)) for n in outputs]
