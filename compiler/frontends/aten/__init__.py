@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compiler.frontends.aten import (
     activation,
+    batch_statistics,
     complex,
     complex_parts,
     counts,
@@ -16,14 +17,18 @@ from compiler.frontends.aten import (
     pointwise,
     pool,
     product,
+    random_numbers,
     recurrent,
     reduce,
     resample,
+    running,
     scatter,
     segments,
     shape,
     short_time,
     sort,
+    strided,
+    typed_products,
     vision,
     windows,
     write_slices,
@@ -33,7 +38,7 @@ from compiler.frontends.aten.sizes import SIZE_ROWS
 
 __all__ = [
     "NUMBER_ROWS", "ROWS", "SIZE_ROWS", "AtenBuilder",
-    "activation", "complex", "complex_parts", "counts", "experts", "fft", "index", "make", "masks", "norm", "pointwise",
-    "pool", "product", "recurrent", "reduce", "resample", "scatter", "segments", "shape", "short_time", "sort",
-    "vision", "windows", "write_slices",
+    "activation", "batch_statistics", "complex", "complex_parts", "counts", "experts", "fft", "index", "make", "masks",
+    "norm", "pointwise", "pool", "product", "random_numbers", "recurrent", "reduce", "resample", "running", "scatter",
+    "segments", "shape", "short_time", "sort", "strided", "typed_products", "vision", "windows", "write_slices",
 ]  # fmt: skip

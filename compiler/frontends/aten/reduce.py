@@ -162,9 +162,10 @@ _enter_extremes()
 
 
 @aten("aten.linalg_vector_norm.default")
-def _vector_norm(
+def vector_norm(
     b: AtenBuilder, x: Value, order: float = 2, axes: Axes = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Value:
+    """The norm of the given order over `axes` (None: all), accumulated in torch's computing type of the result."""
     acc = compute_type(b.dtype)
     size = apply("abs", _element(x, acc))
     total = stat(0, acc)
@@ -187,7 +188,7 @@ def _cdist(b: AtenBuilder, x: Value, y: Value, order: float, compute_mode: int |
     """Distances [.., M, N] between the rows of x [.., M, K] and of y [.., N, K], by differences, not products."""
     rows = reshape(b, x, [*shape_of(x)[:-1], 1, shape_of(x)[-1]])
     columns = reshape(b, y, [*shape_of(y)[:-2], 1, *shape_of(y)[-2:]])
-    return _vector_norm(b, pointwise(b, (rows, columns), lambda p, q: p - q), order, -1)
+    return vector_norm(b, pointwise(b, (rows, columns), lambda p, q: p - q), order, -1)
 
 
 @aten("aten._softmax.default", "aten.softmax.int")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _TRAINING = "a gradient: only inference is compiled; export the model in eval mode without its loss"
-_RANDOM = "random numbers: a compiled program gives the same answer every time; pass the numbers in as an input"
-_ALIASES = "it reads memory by strides of a tensor that is no plain row-major one; use views or indexing instead"
+_OUT = "it writes into a given tensor; use the operator without out="
 
 REFUSED: Mapping[str, str] = {
     **{
@@ -17,13 +16,6 @@ REFUSED: Mapping[str, str] = {
             *("native_layer_norm_backward",),
         )
     },
-    **{
-        name: _RANDOM
-        for name in (
-            *("aten.rand.default", "aten.randn.default", "aten.randperm.default", "aten.rand_like.default"),
-            *("aten.randn_like.default", "aten.randint.low", "aten.randint.default", "aten.randint_like.default"),
-            *("aten.bernoulli.default", "aten.bernoulli.p", "aten.multinomial.default", "aten.normal.Tensor_Tensor"),
-            *("aten.randint_like.low_dtype", "aten.poisson.default", "aten.exponential.default"),
-        )
-    },
+    "aten._native_batch_norm_legit.default": "batch norm that changes its running statistics; call model.eval() first",
+    "aten.atan2.out": _OUT,
 }
