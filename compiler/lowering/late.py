@@ -18,6 +18,7 @@ from compiler.op import REQUIRED, Call, Op, lookup, op
 from compiler.types import TensorType, of_array
 
 _SOURCES = ("sizes", "shape_of")
+_ARITHMETIC = ("map", "reduce")  # what comparisons and choices of sizes decompose to
 
 
 class LateValues:
@@ -26,6 +27,7 @@ class LateValues:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.nodes: list[Node] = []
+        self._deciding = _deciding(graph)
         self._known: set[str] = {n for n, a in graph.constants.items() if a.size <= TRACKED_ELEMENTS}
 
     def claims(self, node: Node) -> bool:
@@ -35,7 +37,7 @@ class LateValues:
             self.nodes.append(node)
             return False
         entry = lookup(node.op)
-        if not entry.tracks_values or not node.inputs or not self._all_known(node.inputs):
+        if not (entry.tracks_values or self._decides(node)) or not node.inputs or not self._all_known(node.inputs):
             return False
         if any(not isinstance(v.type, TensorType) or v.type.dtype.is_float or _is_data(v.type) for v in node.outputs):
             return False
@@ -59,6 +61,13 @@ class LateValues:
         self.nodes.append(_result_shape(node))
         return ""
 
+    def _decides(self, node: Node) -> bool:
+        """Whether a node is arithmetic on what decides a shape, of a fixed number of elements as such things have."""
+        if node.op not in _ARITHMETIC or not any(value.name in self._deciding for value in node.outputs):
+            return False
+        shapes = [value.type.shape for value in node.outputs if isinstance(value.type, TensorType)]
+        return all(shape is not None and dims.is_static(shape) for shape in shapes)
+
     def _all_known(self, values: Any) -> bool:
         return all(v is None or v.name in self._known for v in values)
 
@@ -72,6 +81,17 @@ class LateValues:
 def _is_data(type: TensorType) -> bool:
     """Whether a tensor is too large to be about sizes: a repeated constant, which kernels read in place."""
     return type.shape is not None and dims.is_static(type.shape) and type.elements > TRACKED_ELEMENTS  # type: ignore[operator]
+
+
+def _deciding(graph: Graph) -> set[str]:
+    """Values whose contents take part in deciding the shape of a result."""
+    found: set[str] = set()
+    for node in reversed(graph.nodes):
+        if any(value.name in found for value in node.outputs):
+            found.update(value.name for value in node.inputs if value is not None)
+        operands = (node.inputs[i] for i in lookup(node.op).value_operands if i < len(node.inputs))
+        found.update(value.name for value in operands if value is not None)
+    return found
 
 
 def _names(value: Value) -> set[str]:

@@ -52,6 +52,20 @@ def test_k_of_sizes(rng: np.random.Generator) -> None:
     assert "on the host" not in program.explain()
 
 
+def test_k_chosen_by_a_size(rng: np.random.Generator) -> None:
+    nodes = sorts(
+        [
+            helper.make_node("Shape", ["x"], ["n"], start=1, end=2),
+            helper.make_node("Greater", ["n", "few"], ["long"]),
+            helper.make_node("Where", ["long", "few", "one"], ["k"]),
+        ]
+    )
+    program = compiled(nodes, {"x": (FLOAT, ["b", "n"])}, few=np.array([4]), one=np.array([1]))
+    for length in (3, 4, 5, 50):
+        check(program, rng.standard_normal((2, length)).astype(np.float32), 4 if length > 4 else 1)
+    assert "on the host" not in program.explain()
+
+
 def test_k_decided_while_planning(rng: np.random.Generator) -> None:
     nodes = sorts(
         [
