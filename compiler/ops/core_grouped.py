@@ -10,7 +10,7 @@ import numpy as np
 
 from compiler import dtypes
 from compiler.errors import IndexOutOfRange
-from compiler.expr import Expr
+from compiler.expr import Expr, arg
 from compiler.ir import Node
 from compiler.lowering.products import lower_grouped_matmul
 from compiler.op import Call, Sample, op
@@ -62,6 +62,10 @@ class GroupedMatmul:
             yield Sample((draw(9, 5), draw(4, 5, 18), np.array(groups, np.int32)), {}, 16, name)
         wide = draw(3, 17, 4).astype(np.float64).swapaxes(1, 2)
         yield Sample((draw(13, 4).astype(np.float64), wide, np.array([6, 6, 13])), {}, 16, "transposed")
+        narrow = tuple(v.astype(dtypes.bfloat16.numpy) for v in (draw(6, 7), draw(2, 7, 5)))
+        yield Sample((*narrow, np.array([2, 5])), {}, 16, "bfloat16")
+        sums = {"epilogue": (arg(0, dtypes.float32) * 0.5 + arg(1, dtypes.float32),)}
+        yield Sample((draw(9, 5), draw(4, 5, 18), np.array([3, 3, 4, 8]), draw(9, 18)), sums, 16, "epilogue")
         yield Sample((draw(0, 4), draw(2, 4, 3), np.array([0, 0])), {}, 16, "no-rows")
         yield Sample((draw(3, 0), draw(2, 0, 5), np.array([1, 2])), {}, 16, "no-depth")
 

@@ -28,7 +28,8 @@ LATENT = {"num_key_value_heads": 4, "moe_intermediate_size": 24, "n_routed_exper
 FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": {}, "Mixtral": LOCAL, "GptOss": {**LOCAL, "head_dim": 8, "sliding_window": 4},
     "Qwen2Moe": {**EXPERTS, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40},
-    "Qwen3Moe": {**EXPERTS, "moe_intermediate_size": 24, "head_dim": 8}, "Olmoe": EXPERTS, "DeepseekV3": LATENT,
+    "Qwen3Moe": {**EXPERTS, "moe_intermediate_size": 24, "head_dim": 8}, "Olmoe": EXPERTS,
+    "DeepseekV2": {**LATENT, "topk_method": "group_limited_greedy"}, "DeepseekV3": LATENT,
 }  # fmt: skip
 SIZES = ((2, 7), (1, 1), (3, 11), (1, 5), (2, 16))
 DYNAMIC = {"ids": {0: "batch", 1: "seq"}}
@@ -89,7 +90,7 @@ def test_experts_of_any_routing_run_through_one_program(family: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experts", ["grouped_mm", "batched_mm"])
-@pytest.mark.parametrize("family", ["Mixtral", "GptOss", "Qwen2Moe", "Qwen3Moe", "Olmoe", "DeepseekV3"])
+@pytest.mark.parametrize("family", ["Mixtral", "GptOss", "Qwen2Moe", "Qwen3Moe", "Olmoe", "DeepseekV2", "DeepseekV3"])
 def test_every_family_of_experts(family: str, experts: str) -> None:
     check(family, experts)
 
