@@ -26,7 +26,10 @@ from compiler.ir import Value
 
 @aten("aten.arange.start_step", numbers=True)
 def _arange(b: AtenBuilder, start: AnyNumber, end: AnyNumber, step: AnyNumber = 1, **ignored: object) -> Value:
-    start, end, step = (as_size(b, number) for number in (start, end, step))
+    return _range(b, *(as_size(b, number) for number in (start, end, step)))
+
+
+def _range(b: AtenBuilder, start: Scalar, end: Scalar, step: Scalar) -> Value:
     wide = dtypes.float64 if b.dtype.is_float else dtypes.int64
     count: Size
     if isinstance(start, Dim) or isinstance(end, Dim) or isinstance(step, Dim):

@@ -14,7 +14,7 @@ from compiler import dims, dtypes
 from compiler.dims import Dim, Size, Undecided
 from compiler.dtypes import DType
 from compiler.errors import ModelError
-from compiler.expr import Expr
+from compiler.expr import Expr, apply, const, select
 from compiler.frontends.aten.base import AtenBuilder, Operand, pointwise, to_tensor, unsupported
 from compiler.ir import Value
 
@@ -113,6 +113,20 @@ def from_tensor(b: AtenBuilder, tensor: Value, signed: bool) -> AnyNumber:
     return Number(dtype, lambda: _converted(b, value, dtype), size if whole else None, signed=signed)
 
 
+def slice_bound(b: AtenBuilder, bound: AnyNumber, extent: Size) -> Size:
+    """A bound of a slice as a size; one below zero that data decides is counted from the front, within the axis."""
+    if not isinstance(bound, Number) or not bound.signed:
+        return as_size(b, bound)
+
+    def build(position: Expr, extent: Expr) -> Expr:
+        zero = const(0, dtypes.int64)
+        front = select(apply("lt", position, zero), position + extent, position)
+        return apply("max", apply("min", front, extent), zero)
+
+    clamped = pointwise(b, (bound.value(), extent), build, dtypes.int64, dtypes.int64)
+    return as_size(b, from_tensor(b, clamped, signed=False))
+
+
 def number_type(dtype: DType) -> DType:
     """What Python has for an element of a tensor: bool, int or float."""
     if dtype == dtypes.boolean:
@@ -193,8 +207,6 @@ def compared(b: AtenBuilder, fn: str, decide: Callable[[Any, Any], bool], x: Any
             return decide(x, y)
         except Undecided:
             pass
-    from compiler.expr import apply
-
     floats = any(isinstance(n, float) or (isinstance(n, Number) and n.dtype.is_float) for n in (x, y))
     dtype = dtypes.float64 if floats else dtypes.int64
     answer = computed(b, (x, y), lambda p, q: apply(fn, p, q), dtype, dtypes.boolean)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler import dims, dtypes
+from compiler import dims
 from compiler.dims import Size
 from compiler.dtypes import DType
-from compiler.expr import Expr, apply, const, select
 from compiler.frontends.aten.base import (
     AtenBuilder,
     aten,
     axes_of,
     axis_of,
     convert,
-    pointwise,
     reshape,
     shape_of,
     slice_axis,
@@ -23,7 +21,7 @@ from compiler.frontends.aten.base import (
     to_tensor,
     transpose,
 )
-from compiler.frontends.aten.numbers import AnyNumber, Number, as_size, from_tensor
+from compiler.frontends.aten.numbers import AnyNumber, Number, as_size, slice_bound
 from compiler.ir import Value
 from compiler.ops.slicing import slice_axis as slice_bounds
 
@@ -143,23 +141,9 @@ def _slice(
 ) -> Value:
     axis = axis_of(axis, tensor_type(x).rank)
     extent = shape_of(x)[axis]
-    start, end = (_bound(b, bound, extent) if isinstance(bound, Number) else bound for bound in (start, end))
-    first, size = slice_bounds(0 if start is None else start, extent if end is None else end, step, extent)
+    begin = 0 if start is None else slice_bound(b, start, extent)
+    first, size = slice_bounds(begin, extent if end is None else slice_bound(b, end, extent), step, extent)
     return slice_axis(b, x, axis, first, size, step)
-
-
-def _bound(b: AtenBuilder, bound: Number, extent: Size) -> Size:
-    """A bound of a slice that data decides, counted from the front and held within the axis."""
-    if not bound.signed:
-        return bound.size(b)
-
-    def build(position: Expr, extent: Expr) -> Expr:
-        zero = const(0, dtypes.int64)
-        front = select(apply("lt", position, zero), position + extent, position)
-        return apply("max", apply("min", front, extent), zero)
-
-    clamped = pointwise(b, (bound.value(), extent), build, dtypes.int64, dtypes.int64)
-    return as_size(b, from_tensor(b, clamped, signed=False))
 
 
 @aten("aten.select.int", numbers=True)
@@ -168,9 +152,10 @@ def _select(b: AtenBuilder, x: Value, axis: int, index: AnyNumber) -> Value:
     axis = axis_of(axis, len(shape))
     if isinstance(index, Number):
         return b.emit("take", x, index.value(), axis=axis)
-    if isinstance(index, int) and index < 0:
-        index = shape[axis] + index
-    return reshape(b, slice_axis(b, x, axis, index, 1), [*shape[:axis], *shape[axis + 1 :]])
+    place: Size = as_size(b, index)
+    if isinstance(place, int) and place < 0:
+        place = shape[axis] + place
+    return reshape(b, slice_axis(b, x, axis, place, 1), [*shape[:axis], *shape[axis + 1 :]])
 
 
 @aten("aten.narrow.default")
