@@ -25,6 +25,7 @@ from compiler.ops.bodies import (
     with_axis,
 )
 from compiler.ops.control import Rows, stacked
+from compiler.ops.scan_unroll import Scanning, unrolled
 from compiler.types import TensorType, ValueType
 
 
@@ -44,16 +45,22 @@ def _build_scan(b: Builder, node: OnnxNode) -> Sequence[Value]:
     types = [_drop_axis(value.type, 0) if batched else value.type for value in inputs[:states]]
     for value, axis in zip(inputs[states:], input_axes, strict=True):
         types.append(_drop_axis(_drop_axis(value.type, 0) if batched else value.type, axis))
+    scan = Scanning(
+        states,
+        input_axes,
+        tuple(map(bool, inputs_backward)),
+        tuple(node.attr("scan_output_axes", (0,) * rows)),
+        tuple(map(bool, node.attr("scan_output_directions", (0,) * rows))),
+        batched,
+    )
+    written_out = unrolled(b, body, scan, inputs) if lengths is None else None
+    if written_out is not None:
+        return written_out
     carried = {i: i for i in range(states)}
     graph = stable_body(b, body, types, carried)
     attrs = {
         "body": graph,
-        "states": states,
-        "input_axes": input_axes,
-        "inputs_backward": tuple(map(bool, inputs_backward)),
-        "output_axes": tuple(node.attr("scan_output_axes", (0,) * rows)),
-        "outputs_backward": tuple(map(bool, node.attr("scan_output_directions", (0,) * rows))),
-        "batched": batched,
+        **vars(scan),
         "empty": empty_rows(graph, [*types, *(value.type for value in body.captured)], carried, states),
     }
     return b.emit_many("scan", [lengths, *inputs, *body.captured], attrs, names=node.outputs)
