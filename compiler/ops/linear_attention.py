@@ -79,8 +79,8 @@ class LinearAttention:
             read = held.repeat(q_num_heads // kv_num_heads, axis=1)
             result[:, i] = factor * np.sum(queries[:, i, :, :, None] * read, axis=2)
         kept = q.dtype if state is None else state.dtype
-        result = result.reshape(batch, length, q_num_heads * values.shape[-1])
-        return round_to(result, q.dtype), round_to(held, kept)
+        joined = result.reshape(batch, length, q_num_heads * values.shape[-1])
+        return round_to(joined, q.dtype), round_to(held, kept)
 
     def decompose(b: Builder, node: Node) -> tuple[Value, Value]:
         return ChunkedAttention(b, node).run()
