@@ -17,6 +17,7 @@ from compiler.ir import Graph, Node, Value
 from compiler.op import REQUIRED, Call, Op, lookup, op
 from compiler.types import TensorType, of_array
 
+FROM_DATA = "the result's shape comes from computed data"
 _SOURCES = ("sizes", "shape_of")
 _ARITHMETIC = ("map", "reduce")  # what comparisons and choices of sizes decompose to
 
@@ -39,7 +40,7 @@ class LateValues:
         entry = lookup(node.op)
         if not (entry.tracks_values or self._decides(node)) or not node.inputs or not self._all_known(node.inputs):
             return False
-        if any(not isinstance(v.type, TensorType) or v.type.dtype.is_float or _is_data(v.type) for v in node.outputs):
+        if any(not isinstance(v.type, TensorType) or _is_data(v.type) or self._is_number(v) for v in node.outputs):
             return False
         self._known.update(value.name for value in node.outputs)
         self.nodes.append(node)
@@ -57,8 +58,8 @@ class LateValues:
         if not undecided or not self._fresh(node):
             return ""
         if not self._all_known(undecided):
-            return "the result's shape comes from computed data"
-        self.nodes.append(_result_shape(node))
+            return FROM_DATA
+        self.nodes.append(result_shape(node))
         return ""
 
     def _decides(self, node: Node) -> bool:
@@ -67,6 +68,10 @@ class LateValues:
             return False
         shapes = [value.type.shape for value in node.outputs if isinstance(value.type, TensorType)]
         return all(shape is not None and dims.is_static(shape) for shape in shapes)
+
+    def _is_number(self, value: Value) -> bool:
+        """Whether a value is a float that decides no shape: kernels compute it. Scales of sizes do decide one."""
+        return value.type.dtype.is_float and value.name not in self._deciding  # type: ignore[union-attr]
 
     def _all_known(self, values: Any) -> bool:
         return all(v is None or v.name in self._known for v in values)
@@ -103,8 +108,8 @@ def _attr_names(sizes: tuple[Any, ...]) -> set[str]:
     return {name for size in sizes if isinstance(size, dims.Dim) for name in size.names}
 
 
-def _result_shape(node: Node) -> Node:
-    """A node over value operands whose output has the shape of `node`'s, for binding symbols."""
+def result_shape(node: Node) -> Node:
+    """A node over the same operands whose outputs have the shapes of `node`'s, for binding symbols."""
     return Node("result_shape", node.inputs, node.outputs, {"node": node}, node.where)
 
 

@@ -14,7 +14,8 @@ from compiler.expr import apply, cast
 from compiler.ir import Node, Value
 from compiler.op import Call, Sample, op
 from compiler.ops.elementwise import emit_map, operand, wide
-from compiler.ops.resize_emit import apply_taps, constant_taps, emit_taps, outside_region, repeat
+from compiler.ops.resize_emit import apply_taps, constant_taps, element_of, emit_taps, outside_region, repeat
+from compiler.ops.resize_measured import measured_axes
 from compiler.ops.resize_taps import CHOICES, Axis, Scale, positions, resized_axes, taps
 from compiler.ops.rounding import round_to
 from compiler.ops.sampling import NARROW
@@ -125,14 +126,13 @@ class Resize:
         attrs, shape, dtype = node.attrs, known_shape(x), x.type.dtype
         known = _plain_floats(b.contents(scales)), _plain(b.contents(sizes))
         inner = dtype if attrs["mode"] == "nearest" else _inner_type(dtype)
-        if known == (None, None) or inner is None:
+        if inner is None:
+            return None
+        axes = measured_axes(b, shape, scales, attrs) if known == (None, None) else resized_axes(shape, *known, attrs)
+        if axes is None:
             return None
         region = _regions(b, roi, shape, attrs)
-        changed = [
-            (number, axis)
-            for number, axis in enumerate(resized_axes(shape, *known, attrs))
-            if not axis.is_kept(attrs) or region[number] is not None
-        ]
+        changed = [(i, axis) for i, axis in enumerate(axes) if not axis.is_kept(attrs) or region[i] is not None]
         if inner != dtype:
             x = emit_map(b, cast(operand(0, x), inner), x, hint="widened")
         last = _channels_last(x, changed)
@@ -177,13 +177,8 @@ def _regions(
     found: list[tuple[Value, Value] | None] = []
     for ends in _places_of_region(shape, attrs):
         whole = ends is None or (contents is not None and [float(contents[e]) for e in ends] == [0.0, 1.0])
-        found.append(None if whole or ends is None else (_element(b, roi, ends[0]), _element(b, roi, ends[1])))
+        found.append(None if whole or ends is None else (element_of(b, roi, ends[0]), element_of(b, roi, ends[1])))
     return found
-
-
-def _element(b: Builder, vector: Value, number: int) -> Value:
-    one = b.emit("slice", vector, starts=(number,), sizes=(1,), steps=(1,))
-    return b.emit("reshape", one, b.sizes(()))
 
 
 def _channels_last(x: Value, changed: list[tuple[int, Axis]]) -> list[int]:

@@ -17,7 +17,7 @@ from compiler.expr import Expr, apply, arg, cast, const, index, kept, select, st
 from compiler.ir import Value
 from compiler.kernels import Stage
 from compiler.ops.elementwise import emit_map, operand, wide
-from compiler.ops.resize_taps import RADIUS, Axis, Scale
+from compiler.ops.resize_taps import RADIUS, Axis, Measured, Scale
 from compiler.ops.sampling import NARROW, Positions, Taps, clip, cubic_weight, linear_weight
 from compiler.ops.shape import known_shape
 
@@ -29,14 +29,22 @@ class AxisPositions(Positions):
 
     def __init__(self, b: Builder, axis: Axis, roi: tuple[Value, Value] | None) -> None:
         super().__init__(b)
+        self._zero: Expr | None = None
         self.size_, self.out = self.length(axis.size), self.length(axis.out)
         if isinstance(axis.scale, Scale):
             fractions = [self.length(a) / self.length(b) for a, b in axis.scale.fractions]
             choose = "min" if axis.scale.smallest else "max"
             self.scale = reduce(lambda x, y: apply(choose, x, y), fractions)
+        elif isinstance(axis.scale, Measured):
+            self.scale, self._zero = self.real(axis.scale.value), self.real(axis.scale.zeros)
         else:
             self.scale = const(axis.scale, dtypes.float64)
         self.roi = tuple(self.real(end) for end in roi) if roi else None
+
+    def output(self, axis: int) -> Expr:
+        """The output position, which lies along `axis` of the index space."""
+        position = cast(index(axis), dtypes.float64)
+        return position if self._zero is None else position + self._zero
 
     def at(self, x: Expr, mode: str) -> Expr:
         """Where output position `x` lies on the input axis (see resize_taps.positions)."""
@@ -68,7 +76,7 @@ def emit_taps(
     """resize_taps.taps as nodes; `roi`: 0-d values of where the axis starts and ends. dtype: of the weights."""
     sizes = AxisPositions(b, axis, roi)
     zero, last = const(0, dtypes.float64), sizes.size_ - 1
-    x = sizes.at(cast(index(1), dtypes.float64), attrs["coordinate_transformation_mode"])
+    x = sizes.at(sizes.output(1), attrs["coordinate_transformation_mode"])
     if attrs["mode"] == "nearest":
         place = _float32_nearest(sizes, axis, attrs) if attrs["float32_nearest"] else _nearest(x, attrs["nearest_mode"])
         outputs: tuple[Expr, ...] = (cast(clip(place, 0, last), dtypes.int64),)
@@ -115,9 +123,15 @@ def _float32_nearest(sizes: AxisPositions, axis: Axis, attrs: Mapping[str, Any])
     if isinstance(axis.scale, Scale):
         step = cast(sizes.size_, dtypes.float32) / cast(sizes.out, dtypes.float32)
     else:
-        step = const(1 / axis.scale, dtypes.float32)
+        step = cast(1 / sizes.scale, dtypes.float32)
     middle = 0.5 if attrs["coordinate_transformation_mode"] == "half_pixel" else 0.0
     return cast(apply("floor", (cast(index(1), dtypes.float32) + middle) * step), dtypes.float64)
+
+
+def element_of(b: Builder, vector: Value, number: int) -> Value:
+    """One element of a vector, 0-d."""
+    one = b.emit("slice", vector, starts=(number,), sizes=(1,), steps=(1,))
+    return b.emit("reshape", one, b.sizes(()))
 
 
 def constant_taps(b: Builder, places: np.ndarray, weights: np.ndarray | None, dtype: DType) -> Taps:
@@ -162,7 +176,7 @@ def _row(b: Builder, table: Value, number: int, after: Sequence[int]) -> Value:
 def outside_region(b: Builder, x: Value, axis: int, resized: Axis, roi: tuple[Value, Value], fill: float) -> Value:
     """x with `fill` where a position of tf_crop_and_resize lies outside the input axis."""
     sizes = AxisPositions(b, resized, roi)
-    position = sizes.at(cast(index(0), dtypes.float64), "tf_crop_and_resize")
+    position = sizes.at(sizes.output(0), "tf_crop_and_resize")
     below = apply("lt", position, const(0, dtypes.float64))
     outside = apply("or", below, apply("gt", position, sizes.size_ - 1))
     mask = b.emit("map", *sizes.values, hint="outside", outputs=(outside,), shape=(resized.out,))

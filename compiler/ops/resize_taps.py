@@ -14,6 +14,7 @@ import numpy as np
 
 from compiler import dims
 from compiler.dims import Size
+from compiler.ir import Value
 from compiler.ops.extents import larger, smaller
 
 RADIUS = {"linear": 1, "cubic": 2}  # how far a kernel reaches, in elements
@@ -43,15 +44,25 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A scale that nobody knows yet: the 0-d value that holds it, and a vector of zeros as long as the result."""
+
+    value: Value
+    zeros: Value
+
+
+@dataclass(frozen=True)
 class Axis:
     """One axis: its extent before and after, and the scale positions are computed with."""
 
     size: Size
     out: Size
-    scale: float | Scale
+    scale: float | Scale | Measured
 
     def number(self) -> float | None:
         """The scale as a number, if it is one."""
+        if isinstance(self.scale, Measured):
+            return None
         return self.scale.number() if isinstance(self.scale, Scale) else self.scale
 
     def is_kept(self, attrs: Mapping[str, Any]) -> bool:
@@ -64,6 +75,7 @@ class Axis:
     def reach(self, mode: str) -> Size:
         """How many elements to either side an antialiasing kernel touches: it widens where the axis shrinks."""
         radius = RADIUS[mode]
+        assert not isinstance(self.scale, Measured), "the number of taps cannot come from data"
         if not isinstance(self.scale, Scale):
             return max(radius, math.ceil(radius / self.scale))
         counts = [(radius * size + out - 1) // out for out, size in self.scale.fractions]
