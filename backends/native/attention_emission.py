@@ -83,22 +83,26 @@ class AttentionEmission:
         builder = self.builder
         first, last = chunk_range(builder, self.chunk, self.per_chunk, self.items)
 
-        def item(number: ir.Value, _: Values) -> Values:
+        def item(number: ir.Value, packed: Values) -> Values:
             segment, matrix = builder.urem(number, self.segments), builder.udiv(number, self.segments)
             self.offsets = self.batch.offsets(self.batch.at(matrix))
-            self._pack()
+            sources = [move(builder, self.operands[i].base, self.offsets[i]) for i in (1, 2)]
+            addresses = [builder.ptrtoint(source, I64) for source in sources]
+            k_differs, v_differs = (builder.icmp_signed("!=", *pair) for pair in zip(addresses, packed, strict=True))
+            with builder.if_then(builder.or_(k_differs, v_differs)):
+                self._pack(*sources)
             start = builder.mul(segment, self.segment_rows)
             stop = smaller(builder, builder.add(start, self.segment_rows), self.queries)
             counted_loop(builder, start, stop, self.block_rows, [], lambda m, _: self._block(m, stop))
-            return []
+            return addresses
 
-        counted_loop(builder, first, last, I64(1), [], item)
+        # Segments of one matrix, and heads of queries that share keys and values, are neighbours: packed once.
+        counted_loop(builder, first, last, I64(1), [I64(0), I64(0)], item)
         builder.ret_void()
 
-    def _pack(self) -> None:
-        """K transposed into panels in scratch, and V unless it is read in place."""
+    def _pack(self, k: ir.Value, v: ir.Value) -> None:
+        """K at `k` transposed into panels in scratch, and V unless it is read in place."""
         builder, width, element = self.builder, self.shape.width, I64(self.spec.dtype.bytes)
-        k, v = (move(builder, self.operands[i].base, self.offsets[i]) for i in (1, 2))
         k_row, v_row = self.row_strides[1], self.row_strides[2]
 
         def keys(x: ir.Value, _: Values) -> Values:

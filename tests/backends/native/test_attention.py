@@ -149,6 +149,18 @@ def test_chunks_do_not_show(rng: np.random.Generator) -> None:
         assert_same(one, many)
 
 
+@pytest.mark.parametrize("queries", [1, 5, 70])
+def test_keys_and_values_shared_by_neighbours(rng: np.random.Generator, queries: int) -> None:
+    q, k, v = (rng.standard_normal((2, 3, 4, n, 16)).astype(np.float32) for n in (queries, 37, 37))
+    score, shape = arg(0, F32) * 0.25, (2, 3, 4, 37, 16)
+    alike = [np.broadcast_to(x[:, :, :1], shape) for x in (k, v)]
+    # All of both, only keys, only values, keys and values by different axes.
+    for keys, values in (alike, (alike[0], v), (k, alike[1]), (alike[0], np.broadcast_to(v[:, :1], shape))):
+        expected = run_attention(q, np.ascontiguousarray(keys), np.ascontiguousarray(values), score)
+        for threads in (1, 2, 7):
+            assert_same(run_attention(q, keys, values, score, threads=threads), expected)
+
+
 def test_a_rows_result_does_not_depend_on_its_batch(rng: np.random.Generator) -> None:
     q, k, v = (heads(rng, 8, 2, 24, 16) for _ in range(3))
     batch = run_attention(q, k, v, arg(0, F32) * 0.25)
