@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 import runtime
+from compiler.op import lookup
 from tests.compiler.frontends.torch_check import check_each
 
 torch.manual_seed(0)
@@ -118,3 +119,50 @@ def test_symbolic_sizes_natively() -> None:
         found, expected = program(*inputs), Resized()(*inputs)
         for name, array in expected.items():  # torch's positions are float32, and so much less exact
             torch.testing.assert_close(found[name], array, rtol=1e-5, atol=3e-5)
+
+
+class RoiAlign(torch.nn.Module):
+    """Regions [R, 5] (image, x1, y1, x2, y2) averaged over 2 x 2 samples a bin, in tensor arithmetic and indexing."""
+
+    bins, samples = (3, 2), 2
+
+    def forward(self, x: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+        image = regions[:, 0].long()[:, None, None, None]
+        down = self.taps(regions[:, 2], regions[:, 4], x.shape[2], self.bins[0])
+        across = self.taps(regions[:, 1], regions[:, 3], x.shape[3], self.bins[1])
+        channel = torch.arange(x.shape[1])[None, :, None, None]
+        total = 0
+        for row, height in down:
+            for column, width in across:
+                found = x[image, channel, row[:, None, :, None], column[:, None, None, :]]
+                total = total + found * (height[:, None, :, None] * width[:, None, None, :])
+        parts = total.unflatten(3, (self.bins[1], -1)).unflatten(2, (self.bins[0], -1))
+        return parts.mean(dim=(3, 5))
+
+    def taps(self, first: torch.Tensor, last: torch.Tensor, size: int, bins: int) -> list[tuple[torch.Tensor, ...]]:
+        at = (torch.arange(bins * self.samples) + 0.5) / (bins * self.samples)
+        position = first[:, None] - 0.5 + (last - first)[:, None] * at
+        inside = (position >= -1) & (position <= size)
+        position = position.clamp(0, size - 1)
+        low = position.floor().long()
+        high = (low + 1).clamp(max=size - 1)
+        share = position - low
+        return [(low, (1 - share) * inside), (high, share * inside)]
+
+
+def test_roi_align_in_plain_torch_is_what_the_op_computes() -> None:
+    x = torch.randn(2, 9, 8, 11)
+    program = runtime.compile(RoiAlign(), (x, torch.rand(4, 5)), dynamic_shapes={"x": None, "regions": {0: "r"}})
+    for count in (2, 7):
+        corner = torch.rand(count, 2) * 9 - 1
+        regions = torch.cat([torch.arange(count)[:, None] % 2, corner, corner + torch.rand(count, 2) * 6], dim=1)
+        found = program(x, regions)
+        torch.testing.assert_close(found, RoiAlign()(x, regions), rtol=1e-5, atol=1e-5)
+        attrs = {"output_height": 3, "output_width": 2, "sampling_ratio": 2}
+        align = lookup("roi_align")
+        assert align.reference is not None
+        expected = align.reference(
+            x.numpy(), regions[:, 1:].numpy(), regions[:, 0].long().numpy(), **{**align.attrs, **attrs}
+        )
+        torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-5, atol=1e-5)
+    assert [row for row in program.ledger() if row.unit == "host"] == []
