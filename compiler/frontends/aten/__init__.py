@@ -11,6 +11,7 @@ from compiler.frontends.aten import (
     experts,
     fft,
     index,
+    linalg,
     make,
     masks,
     norm,
@@ -38,7 +39,8 @@ from compiler.frontends.aten.sizes import SIZE_ROWS
 
 __all__ = [
     "NUMBER_ROWS", "ROWS", "SIZE_ROWS", "AtenBuilder",
-    "activation", "batch_statistics", "complex", "complex_parts", "counts", "experts", "fft", "index", "make", "masks",
-    "norm", "pointwise", "pool", "product", "random_numbers", "recurrent", "reduce", "resample", "running", "scatter",
-    "segments", "shape", "short_time", "sort", "strided", "typed_products", "vision", "windows", "write_slices",
+    "activation", "batch_statistics", "complex", "complex_parts", "counts", "experts", "fft", "index", "linalg", "make",
+    "masks", "norm", "pointwise", "pool", "product", "random_numbers", "recurrent", "reduce", "resample", "running",
+    "scatter", "segments", "shape", "short_time", "sort", "strided", "typed_products", "vision", "windows",
+    "write_slices",
 ]  # fmt: skip

@@ -20,8 +20,12 @@ lookup("map")  # fills the registry
 # The last size of an index decides the rank of the result, the sizes of a kernel shape the code.
 FIXED_OPERANDS = frozenset({("gather_nd", 1), ("scatter_nd", 1), ("deform_conv", 1)})
 # The only sizes of the samples that may be symbols, where the others shape the code: batch and steps of recurrent
-# layers, batch of a Fourier transform and of linear attention, length of the signal of a short-time one.
-ONLY_SYMBOLIC = {"lstm": (3, 4), "gru": (3, 4), "rnn": (3, 4), "dft": (6,), "stft": (50,), "linear_attention": (7,)}
+# layers, batch of a Fourier transform, of linear attention and of matrices eliminated, length of the signal of a
+# short-time transform.
+ONLY_SYMBOLIC = {
+    "lstm": (3, 4), "gru": (3, 4), "rnn": (3, 4), "dft": (6,), "stft": (50,), "linear_attention": (7,),
+    "det": (6,), "slogdet": (6,), "solve": (6,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
