@@ -20,6 +20,7 @@ from compiler.dtypes import DType, bfloat16, float16
 from compiler.expr import Expr
 from compiler.ir import Guard, ImportedNode, Node, Value
 from compiler.recurrence import RecurrenceSpec
+from compiler.running import RunningSpec
 
 UNIT, BROADCAST, GENERAL = "unit", "broadcast", "general"
 
@@ -230,7 +231,7 @@ class WeightedTakeSpec:
 
 Spec = (
     MapSpec | ReduceSpec | GemmSpec | AttentionSpec | WindowSpec | MoveSpec | ScatterSpec | RecurrenceSpec | SortSpec
-    | WeightedTakeSpec
+    | WeightedTakeSpec | RunningSpec
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from backends.native.target import Target
 from compiler import kernels
 from compiler.kernels import KernelCall
 from compiler.recurrence import RecurrenceSpec
+from compiler.running import RunningSpec
 
 # Each module has select(call, target) -> NativeKernel; imported when first needed.
 _GENERATORS = {
@@ -19,6 +20,7 @@ _GENERATORS = {
     kernels.WindowSpec: "window",
     kernels.MoveSpec: "move",
     RecurrenceSpec: "recurrence",
+    RunningSpec: "running",
     kernels.ScatterSpec: "scatter",
     kernels.SortSpec: "sort",
     kernels.WeightedTakeSpec: "weighted_take",

@@ -36,6 +36,7 @@ from compiler.ops.core_products import without_weight
 from compiler.ops.core_sort import first_places
 from compiler.ops.core_weighted_take import START, WeightedTake, step
 from compiler.recurrence import RecurrenceSpec
+from compiler.running import RunningSpec
 
 Arrays = Sequence[np.ndarray]
 
@@ -265,6 +266,19 @@ def _weighted_take(spec: WeightedTakeSpec, reads: Arrays, writes: Arrays, mode: 
     writes[0][...] = evaluate((finish,), lambda node: total, mode)[0]
 
 
+def _running(spec: RunningSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
+    (x,), (y,) = reads, writes
+    state = np.full((x.shape[0], x.shape[2]), spec.start, spec.combine.dtype.numpy)
+
+    def value(expr: Expr, *operands: np.ndarray) -> np.ndarray:
+        return evaluate((expr,), lambda node: operands[node.value], mode)[0]
+
+    for i in range(x.shape[1]):
+        after = value(spec.combine, state, x[:, i])
+        y[:, i] = value(spec.result, state if spec.exclusive else after)
+        state = after
+
+
 _RUN: Mapping[type, Callable[..., None]] = {
     MapSpec: _map,
     ReduceSpec: _reduce,
@@ -273,6 +287,7 @@ _RUN: Mapping[type, Callable[..., None]] = {
     AttentionSpec: _attention,
     MoveSpec: _move,
     RecurrenceSpec: _recurrence,
+    RunningSpec: _running,
     ScatterSpec: _scatter,
     SortSpec: _sort,
     WeightedTakeSpec: _weighted_take,
