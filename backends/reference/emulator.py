@@ -63,11 +63,10 @@ class _Run:
         operands = [None if view is None else self.array(view) for view in call.reads]
         results = call_reference(call.node, operands, self.state.sizes)
         for value, name, result in zip(call.node.outputs, call.writes, results, strict=False):
-            if name:
-                result = np.ascontiguousarray(result)
-                assert isinstance(value.type, TensorType)
+            if isinstance(value.type, TensorType):
                 bind(result.shape, value.type, self.state.sizes, f"{call.node.place}: {name}")
-                self.memory[name] = result.reshape(-1)
+            if name:
+                self.memory[name] = np.ascontiguousarray(result).reshape(-1)
         self.state.settle()
 
     def array(self, view: View) -> np.ndarray:

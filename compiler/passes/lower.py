@@ -69,10 +69,12 @@ class Lowering:
             for value in node.outputs:
                 self.sizes(value, value.name)
             return
-        if entry.lower is None or reason:
-            self._host(node, reason or f"no kernel serves {node.op}")
-        else:
+        if entry.lower is not None and reason in ("", late.FROM_DATA):
+            if reason:
+                self._sizes_from_data(node)
             entry.lower(node, self)
+        else:
+            self._host(node, reason or f"no kernel serves {node.op}")
 
     # Where values live.
 
@@ -237,6 +239,12 @@ class Lowering:
                 self._new_buffer(value.name, value.type, "temp")
         writes = tuple(value.name for value in node.outputs)
         self.calls.append(HostCall(node, reads, writes, reason, self._where))
+
+    def _sizes_from_data(self, node: Node) -> None:
+        """A Host step that only finds the sizes of a node's results."""
+        reads = tuple(self.view(v) if v is not None else None for v in node.inputs)
+        nowhere = ("",) * len(node.outputs)
+        self.calls.append(HostCall(late.result_shape(node), reads, nowhere, late.FROM_DATA, self._where))
 
     # Buffers.
 

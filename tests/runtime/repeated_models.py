@@ -141,6 +141,29 @@ def _top_k() -> Repeated:
     return Repeated("top_k", model, draw, expected, share=0.02)
 
 
+def _computed_shapes() -> Repeated:
+    nodes = [
+        node("ReduceMax", ["m"], ["k"], keepdims=1),
+        node("TopK", ["x", "k"], ["first", "places"]),
+        node("Concat", ["k", "one", "three"], ["shape"], axis=0),
+        node("Unsqueeze", ["first", "axes"], ["column"]),
+        node("Expand", ["column", "shape"], ["y"]),
+        node("Neg", ["y"], ["z"]),
+    ]
+    constants = {"one": np.array([1]), "three": np.array([3]), "axes": np.array([1, 2])}
+    model = _model(nodes, [_info("m", ["c"], INT64), _info("x", ["n"])], ["places", "z"], **constants)
+
+    def draw(rng: np.random.Generator) -> Arrays:
+        x = rng.permutation(int(rng.integers(1, 40))).astype(np.float32)
+        return rng.integers(0, len(x) + 1, int(rng.integers(1, 5))), x
+
+    def expected(m: np.ndarray, x: np.ndarray) -> Arrays:
+        places = np.argsort(-x)[: m.max()]
+        return places, -np.repeat(x[places].reshape(-1, 1, 1), 3, axis=2)
+
+    return Repeated("computed shapes", model, draw, expected)
+
+
 def _if() -> Repeated:
     branches = {
         "then_branch": _body([node("Neg", ["x"], ["t"])], [], [_info("t", None)]),
@@ -196,6 +219,7 @@ CASES = (
     _unique(),
     _suppression(),
     _top_k(),
+    _computed_shapes(),
     _if(),
     _loop("loop", node("Add", ["s", "x"], ["next"]), lambda rounds, x: (-(1 + rounds.astype(np.float32)) * x,)),
     _loop(

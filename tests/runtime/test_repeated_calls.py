@@ -14,10 +14,10 @@ import runtime
 from runtime.program import Program
 from tests.runtime.repeated_models import CASES, Repeated
 
-CALLS = 1_200  # of each model; ten thousand and more together
+CALLS = 900  # of each model: with those to warm up, ten thousand together
 WARM, WARM_COMPILING = 250, 60  # calls until every cache is as full as it gets
 PLANS = 64  # a program keeps
-GROWTH = 3 << 20  # bytes: allocators keep some; a leak of 3 KiB a call is found
+GROWTH = 3 << 20  # bytes: allocators keep some; a leak of 4 KiB a call is found
 OBJECTS = 400
 
 
