@@ -4,7 +4,8 @@ Operands: x [T, B, I], W [D, gates * H, I], R [D, gates * H, H], bias [D, 2 * ga
 [D, B, H], peepholes [D, 3 * H]. Outputs: all h [T, D, B, H], the last h (and c) [D, B, H]. With layout 1 the batch
 comes first everywhere. LSTM takes one operand more than ONNX's: a projection [D, P, H] of h, which then has P
 elements everywhere (R [D, 4 * H, P]), as in Sak et al., "Long short-term memory recurrent neural network
-architectures for large scale acoustic modeling" (2014).
+architectures for large scale acoustic modeling" (2014). `gate_order` says where W, R and the biases have each of
+ONNX's gates, if not in that order: torch's weights are used as they are.
 """
 
 from __future__ import annotations
@@ -79,12 +80,22 @@ def _check_operand(call: Call, i: int, expected: tuple[Size, ...]) -> None:
         call.same_size(size, wanted, f"axis {axis} of operand {i}")
 
 
+def _in_onnx_order(array: np.ndarray | None, gates: int, order: Sequence[int] | None) -> np.ndarray | None:
+    """W, R or the biases with the gates along axis 1 (twice, for biases) in ONNX's order."""
+    if array is None or order is None:
+        return array
+    blocks = np.split(array, gates if array.ndim == 3 else 2 * gates, axis=1)
+    places = [*order, *(gates + gate for gate in order)][: len(blocks)]
+    return np.concatenate([blocks[place] for place in places], axis=1)
+
+
 def _reference(cell: Cell, operands: Sequence[np.ndarray | None], attrs: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
     x, w, r, bias, lengths, *rest = (*operands, *(None,) * (PROJECTION + 1 - len(operands)))
     initial, peepholes, projection = rest[: cell.states], rest[cell.states], rest[-1]
     dtype, first = x.dtype, attrs["layout"]
     exact = [None if a is None else a.astype(np.float64) for a in (x, w, r, bias, peepholes, projection)]
     x, w, r, bias, peepholes, projection = exact
+    w, r, bias = (_in_onnx_order(a, cell.gates, attrs["gate_order"]) for a in (w, r, bias))
     x = x.swapaxes(0, 1) if first else x
     steps, batch = x.shape[:2]
     bias = np.zeros((w.shape[0], 2 * w.shape[1])) if bias is None else bias
@@ -158,6 +169,10 @@ def _samples(cell: Cell, own: Mapping[str, Any], rng: np.random.Generator) -> It
         projected = (x, w, draw(2, cell.gates * hidden, 1), bias, lengths, draw(2, batch, 1), states[1])
         both = {"direction": "bidirectional"}
         yield Sample((*projected, None, draw(2, 1, hidden)), both, 32, "projection")
+    if cell is not RNN:
+        order = {"gate_order": (0, 3, 1, 2) if cell is LSTM else (1, 0, 2)}
+        yield Sample(tuple(layer(1)), order, 32, "gates in torch's order")
+        yield Sample(tuple(layer(1)), {**own, **order}, 32, "gates in torch's order, other form")
     yield Sample(tuple(a.astype(np.float16) for a in layer(1)), own, 1, "float16")
     wide = tuple(a.astype(np.float64) for a in layer(1))
     yield Sample(wide, tolerance=64, name="float64")
@@ -165,11 +180,12 @@ def _samples(cell: Cell, own: Mapping[str, Any], rng: np.random.Generator) -> It
 
 def _declare(name: str, onnx: str, cell: Cell, own: Mapping[str, Any]) -> None:
     attrs = {**_COMMON, **dict.fromkeys(own, 0)}
+    ours = {**attrs, "gate_order": None}
 
     @op(
         name,
         onnx=OnnxRow(onnx, attrs, upgrades=((7, without("output_sequence")),)),
-        attrs=attrs,
+        attrs=ours,
         host_reason="the rank of an operand is not known",
     )
     class Recurrent:

@@ -48,6 +48,10 @@ class Settings:
     clip: float | None
     attrs: Mapping[str, Any]
 
+    def order(self, gates: int) -> Sequence[int]:
+        """Where W, R and the biases have ONNX's gates. GRU's last is the last in any order."""
+        return self.attrs["gate_order"] or range(gates)
+
     def clipped(self, x: Expr) -> Expr:
         """x held within -clip..clip."""
         return x if self.clip is None else maximum(minimum(x, self.clip), -self.clip)
@@ -143,7 +147,7 @@ def _lstm_array(
 def _lstm_parts(dtype: DType, parameters: int, s: Settings, projected: bool) -> tuple[Part, ...]:
     e = Elements(dtype, 4, 2 + projected, parameters)
     f, g, out = s.exprs
-    i, o, forget, new = (e.x(gate) + e.sum(gate) for gate in range(4))
+    i, o, forget, new = (e.x(gate) + e.sum(gate) for gate in s.order(4))
     before = e.vector(1)
 
     def watched(x: Expr, peephole: int, state: Expr) -> Expr:
@@ -177,11 +181,11 @@ def _gru_parts(dtype: DType, parameters: int, s: Settings, projected: bool) -> t
     f, g = s.exprs
     if s.attrs["linear_before_reset"]:
         e = Elements(dtype, 3, 1, parameters)
-        z, reset = (f(s.clipped(e.x(gate) + e.sum(gate))) for gate in range(2))
+        z, reset = (f(s.clipped(e.x(gate) + e.sum(gate))) for gate in s.order(3)[:2])
         new = g(s.clipped(e.x(2) + reset * (e.sum(2) + e.parameter(0) if parameters else e.sum(2))))
         return (Part(Phase(0, 3, (0,), ((1.0 - z) * new + z * e.vector(0),)), range(3)),)
     e = Elements(dtype, 3, 3, parameters)
-    z, reset = (f(s.clipped(e.x(gate) + e.sum(gate))) for gate in range(2))
+    z, reset = (f(s.clipped(e.x(gate) + e.sum(gate))) for gate in s.order(3)[:2])
     gates = Phase(0, 2, (1, 2), (z, reset * e.vector(0)))
     new = g(s.clipped(e.x(2) + e.sum(0)))
     blend = (1.0 - e.vector(1)) * new + e.vector(1) * e.vector(0)

@@ -114,10 +114,13 @@ def test_a_layer_is_one_product_and_one_recurrence() -> None:
     assert [type(call.spec) for call in calls] == [GemmSpec, RecurrenceSpec] * 2
 
 
-def test_missing_first_states_and_batch_first_take_no_copy() -> None:
-    module = nn.Sequential(nn.LSTM(FEATURES, HIDDEN, bidirectional=True, batch_first=True), First()).eval()
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("hidden", [HIDDEN, 300])  # large weights are views, not folded
+def test_missing_first_states_and_batch_first_take_no_copy(kind: type[nn.Module], hidden: int) -> None:
+    module = nn.Sequential(kind(FEATURES, hidden, bidirectional=True, batch_first=True), First()).eval()
     calls = lower_graph(load_torch(module, (inputs(4, 3),), ({0: "rows", 1: "steps"},)).graph).calls
     assert [type(call.spec) for call in calls] == [GemmSpec, RecurrenceSpec]
+    assert calls[0].spec.constant_b and calls[1].spec.matrices == ("constant",)
 
 
 class First(nn.Module):

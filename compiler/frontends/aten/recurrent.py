@@ -1,4 +1,4 @@
-"""ATen recurrent layers, kept whole: each layer is ONNX's LSTM, GRU or RNN with its gates reordered."""
+"""ATen recurrent layers, kept whole: each layer is ONNX's LSTM, GRU or RNN with its gates in another order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compiler.frontends.aten.base import AtenBuilder, aten, reshape, shape_of, s
 from compiler.ir import Value
 
 # The order ONNX has the gates in, as positions in torch's order (lstm i f g o -> i o f c; gru r z n -> z r h).
-GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
+GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": None}
 
 
 @aten("aten.lstm.input")
@@ -87,10 +87,8 @@ class _Layer:
     ) -> tuple[Value, list[Value]]:
         """The result and the last states; groups: each direction's weights, as ATen lists them."""
         b, cell = self.b, self.cell
-        stacked = [_stack(b, [_reorder(b, group[i], cell) for group in groups]) for i in (0, 1)]
-        bias = None
-        if self.has_biases:
-            bias = _stack(b, [_join(b, [_reorder(b, group[i], cell) for i in (2, 3)], 0) for group in groups])
+        stacked = [_stack(b, [group[i] for group in groups]) for i in (0, 1)]
+        bias = _stack(b, [_join(b, group[2:4], 0) for group in groups]) if self.has_biases else None
         projects = len(groups[0]) % 2
         operands = [x, *stacked, bias, None, *(self._turned(state) for state in initial)]
         if projects:
@@ -102,6 +100,8 @@ class _Layer:
             "direction": "bidirectional" if len(groups) == 2 else "forward",
             "layout": int(self.batch_first),
         }
+        if GATES[cell]:
+            settings["gate_order"] = GATES[cell]
         names = (f"{cell}_all", *(f"{cell}_last" for _ in initial))
         everything, *last = b.emit_many(cell, operands, settings, names)
         # [seq, directions, batch, hidden] -> [seq, batch, directions * hidden]; with batch_first it is in that order.
@@ -114,14 +114,9 @@ class _Layer:
         return transpose(self.b, state, (1, 0, 2)) if self.batch_first else state
 
 
-def _reorder(b: AtenBuilder, weight: Value, cell: str) -> Value:
-    order = GATES[cell]
-    size = shape_of(weight)[0] // len(order)
-    return _join(b, [slice_axis(b, weight, 0, gate * size, size) for gate in order], 0)
-
-
 def _stack(b: AtenBuilder, parts: Sequence[Value]) -> Value:
-    return _join(b, [reshape(b, part, [1, *shape_of(part)]) for part in parts], 0)
+    """Equal shapes on a new axis in front. Joined before they are reshaped: so much of constants is folded."""
+    return reshape(b, _join(b, parts, 0), [len(parts), *shape_of(parts[0])])
 
 
 def _join(b: AtenBuilder, parts: Sequence[Value], axis: int) -> Value:

@@ -22,7 +22,7 @@ from compiler.ops.recurrent_cells import GRU, LSTM, RNN, Cell, Elements, setting
 from compiler.recurrence import Phase, RecurrenceSpec
 from tests.backends.native.harness import TARGETS, assert_guards, assert_same, guarded, run, view_of
 
-PLAIN = {"activations": None, "activation_alpha": None, "activation_beta": None, "clip": None}
+PLAIN = {"activations": None, "activation_alpha": None, "activation_beta": None, "clip": None, "gate_order": None}
 CELLS: dict[str, tuple[Cell, dict[str, Any], int, bool]] = {
     "lstm": (LSTM, {"input_forget": 0}, 0, False),
     "lstm peepholes": (LSTM, {"input_forget": 0}, 3, False),
