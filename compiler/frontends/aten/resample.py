@@ -47,19 +47,26 @@ def _scaled(size: Size, scale: float) -> Size:
 def _resize(
     b: AtenBuilder, x: Value, sizes: Sequence[Size], scales: Scales, corners: bool, attrs: Mapping[str, Any]
 ) -> Value:
-    lead, old = shape_of(x)[:2], shape_of(x)[2:]
+    lead, old = shape_of(x)[:2], list(shape_of(x)[2:])
     if corners and attrs.get("antialias"):
         # The middles stay where half pixels have them; only the scale is that of aligned corners.
         if not all(isinstance(n, int) for n in (*old, *sizes)):
-            raise unsupported(b, f"antialias with align_corners from {list(old)} to {list(sizes)}; fix these dims")
+            raise unsupported(b, f"antialias with align_corners from {old} to {list(sizes)}; fix these dims")
         pairs = zip(old, sizes, strict=True)
         scales = [(out - 1) / (size - 1) if size > 1 and out > 1 else math.inf for size, out in pairs]  # type: ignore[operator]
     elif corners:
         attrs, scales = {**attrs, "coordinate_transformation_mode": "align_corners"}, ()
-    given = None
-    if scales and all(scale is not None for scale in scales):
-        given = b.constant(np.array([1, 1, *scales], np.float64), "scales")  # type: ignore[list-item]
-    return b.emit("resize", x, None, given, b.sizes((*lead, *sizes)), hint="interpolate", **attrs)
+    steps = [tuple(range(len(old)))]
+    if not b.dtype.is_float and attrs.get("mode"):
+        steps = [(axis,) for axis in reversed(steps[0])]  # torch rounds after each axis, the last one first
+    for axes in steps:
+        given = None
+        if scales and all(scale is not None for scale in scales):
+            chosen = [scale if axis in axes else 1.0 for axis, scale in enumerate(scales)]
+            given = b.constant(np.array([1, 1, *chosen], np.float64), "scales")  # type: ignore[list-item]
+        old = [sizes[axis] if axis in axes else size for axis, size in enumerate(old)]
+        x = b.emit("resize", x, None, given, b.sizes((*lead, *old)), hint="interpolate", **attrs)
+    return x
 
 
 def _by_sizes(attrs: Mapping[str, Any], aligned: bool) -> Row:
