@@ -75,7 +75,8 @@ def opset_versions(imports: Any, place: str) -> dict[str, int]:
                 f"{most}, what the installed onnx package knows: export for one of these, or upgrade onnx"
             )
         versions[domain] = entry.version
-    return versions
+    # Files of ONNX Runtime's own tools may leave its domain out.
+    return {"com.microsoft": 1, **versions} if versions else versions
 
 
 def _opsets(proto: Any, place: str) -> dict[str, int]:
