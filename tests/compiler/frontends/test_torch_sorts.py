@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+import runtime
 from tests.compiler.frontends.torch_check import check_each
 
 torch.manual_seed(0)
@@ -51,3 +52,22 @@ ORDERS = {
 
 def test_sorts() -> None:
     check_each(ORDERS, (X, NANS, HALVES, ONE))
+
+
+class Filtered(torch.nn.Module):
+    """Nucleus sampling's filter, and what else is read off sorted axes."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        values, places = x.sort(-1, descending=True)
+        within = torch.where(values.softmax(-1).cumsum(-1) < 0.9, values, 0.0).gather(-1, places.argsort(-1))
+        return within, x.median(-1)[0], x.nanmedian(0)[0], x.kthvalue(2, dim=0)[0], x.topk(3, 1)[1], x.mode(-1)[0]
+
+
+def test_sizes_that_vary_run_natively() -> None:
+    sizes = {0: torch.export.Dim("rows", min=2, max=400), 1: torch.export.Dim("columns", min=4, max=400)}
+    program = runtime.compile(Filtered(), (torch.randn(5, 9),), dynamic_shapes=(sizes,), threads=2)
+    assert "cuts: none" in program.explain()
+    for shape in ((5, 9), (2, 4), (7, 33), (64, 300)):
+        x = torch.randn(shape)
+        for found, expected in zip(program(x), Filtered()(x), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
