@@ -57,6 +57,7 @@ class _Captured:
         self._sizes = _sources(self._examples, self._tensors)
         self._numbers = [i for i, x in enumerate(self._examples) if not _is_tensor(x) and i not in self._sizes]
         self._programs: list[tuple[tuple[int, ...] | None, _Module, Program]] = []
+        self._watched: list[torch.Tensor] = []
         self._versions: list[tuple[int, int]] = []
         self._lock = threading.Lock()
 
@@ -82,6 +83,7 @@ class _Captured:
                     raise
                 continue  # a number from outside decides what torch traces: a program for each
             self._programs.append((fixed, module, program))
+            self._watch()
             self._versions = self._state_of_weights()
             return program
         raise AssertionError("either of the two ways has returned or raised")
@@ -107,20 +109,20 @@ class _Captured:
                 self._held[i] = args[i]
                 for _, module, _ in self._programs:
                     module.hold(i, args[i])
-        versions = self._state_of_weights()
-        if versions != self._versions:
+                self._watch()
+        if (versions := self._state_of_weights()) != self._versions:
             self._versions = versions
             for _, _, program in self._programs:
                 program.refresh()
 
-    def _state_of_weights(self) -> list[tuple[int, int]]:
-        """What differs when the contents of a weight do."""
+    def _watch(self) -> None:
+        """Note the weights whose contents are packed: not those the graph itself changes, which each run reads."""
         changing = {i for _, module, program in self._programs for i in module.changed_by(program)}
-        return [
-            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
-            for i, tensor in self._held.items()
-            if i not in changing
-        ]
+        self._watched = [tensor for i, tensor in self._held.items() if i not in changing]
+
+    def _state_of_weights(self) -> list[tuple[int, int]]:
+        """What differs when the contents of a weight do (torch counts no changes of inference tensors)."""
+        return [(x.data_ptr(), 0 if x.is_inference() else x._version) for x in self._watched]
 
 
 class _Module(nn.Module):

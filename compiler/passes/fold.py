@@ -94,7 +94,12 @@ def _worth_folding(builder: Builder, node: Node) -> bool:
         type = value.type
         if not isinstance(type, TensorType) or type.dtype == dtypes.string:
             return False
-        if type.shape is None or not dims.is_static(type.shape) or type.elements > max(total, _GROWTH_LIMIT):
+        if type.shape is None:
+            return False
+        if not dims.is_static(type.shape):
+            if dims.names_in(node.attrs):
+                return False  # sizes from outside; ones that inference had to invent are the constants' to decide
+        elif type.elements > max(total, _GROWTH_LIMIT):
             return False
     return True
 

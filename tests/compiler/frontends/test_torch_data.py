@@ -201,3 +201,14 @@ def test_a_layer_after_a_mask_runs_natively() -> None:
     for x in (X, NONE, ALL):
         assert_close(program(x), model(x).detach(), "selected")
     assert "cuts: 1" in program.explain()
+
+
+def test_sizes_keep_their_meaning_where_others_turn_out_constant() -> None:
+    fixed = torch.tensor([1.0, 0, 3, 0, 5])
+
+    def both(x: torch.Tensor) -> torch.Tensor:
+        ours = torch.arange(fixed.argmax().item()).sum()
+        places = torch.where(x > 0)
+        return ours + places[0][: places[0].shape[0] // 2] * 2 + places[1][: places[1].shape[0] // 2]
+
+    check({"both": both}, (X,), (NONE,), (ALL,))
