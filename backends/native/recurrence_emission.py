@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -167,9 +167,9 @@ class RecurrenceEmission:
             count, lambda r: self.rows.copy(None if source is None else row(source, r), row(target, r), columns)
         )
 
-    def _for_rows(self, count: ir.Value, body: object) -> None:
+    def _for_rows(self, count: ir.Value, body: Callable[[ir.Value], None]) -> None:
         def one(r: ir.Value, _: Values) -> Values:
-            body(r)  # type: ignore[operator]
+            body(r)
             return []
 
         counted_loop(self.builder, I64(0), count, I64(1), [], one)
