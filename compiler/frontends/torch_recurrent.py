@@ -6,6 +6,7 @@ of the program. Imports torch inside its functions only.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # torch notices its own recurrent layers swapping their list of weights while it traces them.
 FLAT_WEIGHTS = r"The tensor attributes? (self\.([\w.]+\.)?_flat_weights\[\d+\](, )?)+ w(as|ere) assigned during export"
 
+_ONE_AT_A_TIME = threading.RLock()  # the kernels are torch's, of the whole process
+
 
 @contextmanager
 def known_by_shape() -> Iterator[None]:
@@ -29,17 +32,18 @@ def known_by_shape() -> Iterator[None]:
     keys = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd, DispatchKey.Meta)
     shapes: dict[Any, Any] = {ops.aten.lstm.input: _lstm, ops.aten._pack_padded_sequence.default: _refuse_packing}
     shapes.update(dict.fromkeys((ops.aten.gru.input, ops.aten.rnn_tanh.input, ops.aten.rnn_relu.input), _one_state))
-    before = {operator: dict(operator.py_kernels) for operator in shapes}
-    try:
-        for operator, shape in shapes.items():
-            operator.py_kernels.update(dict.fromkeys(keys, shape))
-            operator._dispatch_cache.clear()
-        yield
-    finally:
-        for operator, kernels in before.items():
-            operator.py_kernels.clear()
-            operator.py_kernels.update(kernels)
-            operator._dispatch_cache.clear()
+    with _ONE_AT_A_TIME:
+        before = {operator: dict(operator.py_kernels) for operator in shapes}
+        try:
+            for operator, shape in shapes.items():
+                operator.py_kernels.update(dict.fromkeys(keys, shape))
+                operator._dispatch_cache.clear()
+            yield
+        finally:
+            for operator, kernels in before.items():
+                operator.py_kernels.clear()
+                operator.py_kernels.update(kernels)
+                operator._dispatch_cache.clear()
 
 
 def _lstm(x: torch.Tensor, states: Any, *settings: Any) -> tuple[torch.Tensor, ...]:

@@ -58,3 +58,11 @@ def test_packed_sequences_are_refused() -> None:
 def test_training_mode_is_refused() -> None:
     with pytest.raises(UnsupportedOp, match="eval mode"):
         load(nn.GRU(5, 7).train(), (torch.randn(3, 2, 5),))
+
+
+def test_torch_has_its_own_kernels_back() -> None:
+    before = dict(torch.ops.aten.lstm.input.py_kernels)
+    load(nn.LSTM(5, 7).eval(), (torch.randn(3, 2, 5),), ({0: "steps"},))
+    with pytest.raises(SansuanError):
+        load(Packed().eval(), (torch.randn(3, 2, 5), torch.tensor([3, 1])))
+    assert torch.ops.aten.lstm.input.py_kernels == before
