@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
-from compiler.frontends.aten.base import ROWS, AtenBuilder, Row, unsupported
+from compiler.frontends.aten.base import ROWS, AtenBuilder, Row, convert, unsupported
 from compiler.frontends.aten.complex import Complex, Part, on_complex, to_complex
 from compiler.ir import Value
 
@@ -22,6 +24,7 @@ _MOVES = (
     "zeros_like.default",
 )  # fmt: skip
 _FILLS = ("full.default", "full_like.default", "new_full.default", "scalar_tensor.default")
+_MOST_PRODUCTS = 8  # of parts in one einsum
 # Real tensors and numbers among these operands are complex numbers without an imaginary part.
 _JOINS = ("cat.default", "copy.default", "select_scatter.default", "slice_scatter.default", "stack.default")
 
@@ -111,4 +114,23 @@ def _matmul(b: AtenBuilder, x: Value | Complex, y: Value | Complex) -> Complex:
     products = {(p, q): b.emit("matmul", getattr(x, p), getattr(y, q)) for p in ("re", "im") for q in ("re", "im")}
     re = ROWS["aten.sub.Tensor"](b, products["re", "re"], products["im", "im"])
     im = ROWS["aten.add.Tensor"](b, products["re", "im"], products["im", "re"])
+    return Complex(re, im)
+
+
+@on_complex("aten.einsum.default")
+def _einsum(b: AtenBuilder, equation: str, operands: list[Value | Complex], **ignored: object) -> Complex:
+    """The sum over all choices of a part of each operand, as the products of their units are 1, i, -1 or -i."""
+    choices = [("re", "im") if isinstance(x, Complex) else ("",) for x in operands]
+    if math.prod(map(len, choices)) > _MOST_PRODUCTS:
+        raise unsupported(b, f"torch.einsum of {len(operands)} complex tensors; multiply two at a time")
+    totals: list[Value | None] = [None, None]
+    for choice in itertools.product(*choices):
+        parts: list[Value] = [getattr(x, part) if part else x for x, part in zip(operands, choice, strict=True)]
+        product = b.emit("einsum", *(convert(b, part, b.dtype) for part in parts), equation=equation)
+        turns = choice.count("im")
+        held = totals[turns % 2]
+        row = ROWS["aten.sub.Tensor" if turns % 4 >= 2 else "aten.add.Tensor"]
+        totals[turns % 2] = product if held is None else row(b, held, product)
+    re, im = totals
+    assert re is not None and im is not None, "one operand at least is complex"
     return Complex(re, im)

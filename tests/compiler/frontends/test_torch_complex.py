@@ -53,6 +53,7 @@ def test_arithmetic() -> None:
             "angle of real": lambda x, y: torch.angle(x),
             "parts": lambda x, y: paired(x, y).real + paired(x, y).imag,
             "matmul": lambda x, y: AS_REAL(paired(x, y) @ paired(y, x).mT),
+            "einsum of three": lambda x, y: AS_REAL(torch.einsum("bij,bij,bkj->bik", *[paired(x, y) / 2] * 3)),
             "einsum": lambda x, y: AS_REAL(torch.einsum("bij,bkj->bik", paired(x, y), paired(y, x))),
         },
         (X, Y),
