@@ -38,7 +38,7 @@ def _unique(
     """The different elements in ascending order; NaNs count as equal, as in NumPy. What is not asked for is empty."""
     values, _, inverse, counts = b.emit_many("unique", (x,), {"sorted": 1}, ("unique", "", "inverse", "counts"))
     inverse = reshape(b, inverse, shape_of(x))
-    return values, inverse if return_inverse or return_counts else _nothing(b), counts if return_counts else _nothing(b)
+    return values, inverse if return_inverse else _nothing(b), counts if return_counts else _nothing(b)
 
 
 def _nothing(b: AtenBuilder) -> Value:

@@ -97,6 +97,8 @@ def test_unique() -> None:
     functions = {
         "plain": lambda x: torch.unique(x),
         "all": lambda x: torch.unique(x, return_inverse=True, return_counts=True),
+        "counts": lambda x: torch.unique(x, return_counts=True),
+        "inverse": lambda x: torch.unique(x, return_inverse=True),
         "rows": lambda x: torch.unique(x > 0, dim=0),
         "runs": lambda x: torch.unique_consecutive(x.flatten().sort().values, return_inverse=True, return_counts=True),
         "row_runs": lambda x: torch.unique_consecutive(x.sign(), dim=0),
@@ -185,6 +187,25 @@ def test_too_few_elements_for_a_mask_are_an_error() -> None:
     assert program(-X.abs(), torch.ones(3))["put"].equal(-X.abs())
     with pytest.raises(SansuanError, match="out of range"):
         program(X, torch.ones(3))
+
+
+def test_experts_by_mask() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(3, 3) for _ in range(3)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out = torch.zeros_like(x)
+            for number, layer in enumerate(self.layers):
+                chosen = torch.where(x.argmax(1) == number)[0]
+                out = out.index_add(0, chosen, layer(x[chosen]))
+            return out
+
+    model = Experts()
+    program = runtime.compile(model, (X,), dynamic_shapes=({0: "tokens"},))
+    for x in (X, NONE, ALL[:2]):
+        assert_close(program(x), model(x).detach(), "experts")
 
 
 def test_a_layer_after_a_mask_runs_natively() -> None:
