@@ -46,7 +46,7 @@ def divide(a: Any, b: Any) -> Any:
 
 
 def divide_sizes(a: Size, b: Size) -> Size:
-    """Integer division towards zero of sizes; raises Undecided where the signs are unknown."""
+    """Integer division towards zero of sizes; raises Undecided where the divisor may not be positive."""
     if b == 0:
         return 0
     exact = dims.divide_exactly(a, b)
@@ -54,9 +54,11 @@ def divide_sizes(a: Size, b: Size) -> Size:
         return exact
     if isinstance(a, int) and isinstance(b, int):
         return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-    if not (a >= 0 and b > 0):
+    if not b > 0:
         raise Undecided(f"the sign of {a} / {b} depends on the sizes")
-    return a // b
+    # Floored, so each sign apart: a size less one, as in a convolution's result, may be -1 for all that is known.
+    signed = ((1, dims.maximum(a, 0)), (-1, dims.maximum(-a, 0)))
+    return sum(sign * (part // b) for sign, part in signed if part != 0)
 
 
 def floor_mod(a: Expr, b: Expr) -> Expr:

@@ -153,3 +153,16 @@ def test_chains_are_followed_while_they_are_decomposed() -> None:
     assert graph.outputs[0].type.shape == (SEQ + 2,)  # type: ignore[union-attr]
     assert all(lookup(node.op).lower is not None for node in graph.nodes), str(graph)
     np.testing.assert_array_equal(run(graph, [np.zeros((1, 3, 8), np.float32)])[0], np.arange(5))
+
+
+def test_division_towards_zero_of_sizes_whose_sign_is_open(b: Builder, shape: Value) -> None:
+    less = b.emit("sub", pick(b, shape, 1), integer(b, 3))
+    for divisor in (1, 2, 5):
+        quotient = known(b, b.emit("div", less, integer(b, divisor)))
+        assert [dims.evaluate(quotient, {"seq": n}) for n in range(13)] == [int((n - 3) / divisor) for n in range(13)]
+    assert known(b, b.emit("div", pick(b, shape, 1), integer(b, 2))) == SEQ // 2
+
+
+def test_a_division_by_a_size_that_may_be_negative_is_left_to_run(b: Builder, shape: Value) -> None:
+    divisor = b.emit("sub", pick(b, shape, 0), integer(b, 3))
+    assert b.contents(b.emit("div", pick(b, shape, 1), divisor)) is None
