@@ -152,8 +152,8 @@ def _adaptive_max_pool(b: AtenBuilder, x: Value, sizes: Ints) -> tuple[Value | N
         parts = _parts(int(shape_of(x)[axis]), size)  # type: ignore[arg-type]
         longest = max(end - start for start, end in parts)
         # Shorter parts repeat their last position: that changes no maximum.
-        places = np.array([[min(start + i, end - 1) for i in range(longest)] for start, end in parts])
-        taken = b.emit("take", x, b.constant(places, "parts"), axis=axis)
+        positions = np.array([[min(start + i, end - 1) for i in range(longest)] for start, end in parts])
+        taken = b.emit("take", x, b.constant(positions, "parts"), axis=axis)
         x = b.emit("reduce_max", taken, b.constant(np.array([axis + 1])), keepdims=0)
     return x, None
 
