@@ -56,6 +56,8 @@ class WeightedTake:
 
     def reference(data: np.ndarray, places: np.ndarray, weights: np.ndarray, *, fn: str) -> np.ndarray:
         outer, count = data.shape[0], places.shape[2]
+        if np.any((places < -data.shape[1]) | (places >= data.shape[1])):
+            raise IndexError(f"a place is outside an axis of {data.shape[1]}")
         total = np.full((outer, count, data.shape[2]), START[fn])
         for place, weight in zip(places, weights.astype(np.float64)[..., None], strict=True):
             at = np.broadcast_to(place, (outer, count))[..., None]

@@ -24,7 +24,7 @@ from compiler.pipeline import lower_graph
 from compiler.types import TensorType
 from runtime.options import Options
 from runtime.program import Program
-from tests.compiler.ops.generated import FIXED_OPERANDS, Case, cases
+from tests.compiler.ops.generated import FIXED_OPERANDS, ONLY_SYMBOLIC, Case, cases
 
 SIZES = (0, 1, 2, 3, 5, 7, 8, 9, 13, 16, 17, 33)
 LAYOUTS = ("plain", "turned", "every second", "reversed")
@@ -77,7 +77,8 @@ def graph_of(case: Case, arrays: tuple[np.ndarray | None, ...], drawing: Drawing
         else:
             layout = drawing.layouts[i] if array.ndim else "plain"
             feed = LAID[layout](array)
-            symbolic = drawing.symbolic and layout != "every second" and (case.op.name, i) not in FIXED_OPERANDS
+            fixed = case.op.name in ONLY_SYMBOLIC or (case.op.name, i) in FIXED_OPERANDS
+            symbolic = drawing.symbolic and layout != "every second" and not fixed
             shape = tuple(
                 names.setdefault(size, dims.symbol(f"n{size}")) if symbolic and size > 1 else size
                 for size in feed.shape
