@@ -64,6 +64,8 @@ class Dft:
         if length is None:
             missing = call.optional(1) is None
             length = _default_length(x.shape[axis], parts == 1) if missing else call.fresh()
+        if isinstance(length, int) and length < 1:
+            call.shape_error(f"a transform of {length} elements of {x}; expected at least 1")
         shape = list(x.shape[:-1])
         shape[axis] = length // 2 + 1 if onesided and not inverse else length
         return [TensorType(x.dtype, (*shape, parts))]
