@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 Run = Callable[["Frame", Sequence[Any]], list[Any]]
 _OPSET = 21  # of the ONNX operators whose rows build If, Loop and Scan
+
+
+class BodyRefused(Exception):
+    """A body of control flow could not be imported; what it needs is in `Frame.refused` already."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,21 @@ def _cond(
         name: _subgraph(frame, place, _module(module), (), operands, len(kinds))
         for name, module in (("then_branch", yes), ("else_branch", no))
     }
+    _note_refusals(branches.values())
     results = _build(frame, "if", [as_tensor(frame.b, condition)], branches, len(kinds))
     return _like(frame.b, results, kinds)
+
+
+def _note_refusals(bodies: Iterable[Subgraph]) -> None:
+    """Raise BodyRefused once what every body lacks is noted, not after the first that lacks something."""
+    refused = None
+    for body in bodies:
+        try:
+            body.build(())
+        except BodyRefused as error:
+            refused = error
+    if refused is not None:
+        raise refused
 
 
 def _module(module: fx.GraphModule) -> Run:

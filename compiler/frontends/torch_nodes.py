@@ -12,7 +12,7 @@ from compiler.frontends.aten.base import shape_of, tensor_type
 from compiler.frontends.aten.complex import call_on_complex, is_complex, split
 from compiler.frontends.aten.numbers import Number, guard_assertions
 from compiler.frontends.aten.refused import REFUSED
-from compiler.frontends.torch_control import CONTROL_ROWS
+from compiler.frontends.torch_control import CONTROL_ROWS, BodyRefused
 from compiler.frontends.torch_tensors import array_of, dtype_of
 from compiler.ir import Graph, ImportedNode, Value
 
@@ -29,10 +29,6 @@ class _Missing:
 
 
 MISSING = _Missing()
-
-
-class BodyRefused(Exception):
-    """A body of control flow could not be imported; what it needs is in `Frame.refused` already."""
 
 
 @dataclass

@@ -13,6 +13,7 @@ from torch._higher_order_ops.map import map as torch_map
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import runtime
+from compiler.errors import UnsupportedOp
 from compiler.frontends.torch import load
 from tests.compiler.frontends.torch_check import assert_close, call
 
@@ -64,6 +65,17 @@ def test_cond_on_a_size_and_with_sizes_inside() -> None:
         return torch.cond(x.shape[0] > 4, lambda x: x * x.shape[0], lambda x: x - 1, (x,))
 
     check(branches, X, dynamic=({0: "n"},), others=[(X[:3],), (X[:1],)])
+
+
+def test_everything_refused_in_branches_and_around_them_is_listed() -> None:
+    def branches(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        found = torch.cond(x.sum() > 0, torch.linalg.svdvals, torch.linalg.eigvalsh, (x,))
+        return found + torch.special.bessel_y0(x)
+
+    with pytest.raises(UnsupportedOp) as caught:
+        load(Function(branches), (torch.ones(3, 3),))
+    for name in ("_linalg_svd", "_linalg_eigh", "special_bessel_y0"):
+        assert str(caught.value).count(f"aten.{name}.default") == 1
 
 
 def test_nested_cond() -> None:
