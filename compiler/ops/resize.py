@@ -128,7 +128,11 @@ class Resize:
         inner = dtype if attrs["mode"] == "nearest" else _inner_type(dtype)
         if inner is None:
             return None
-        axes = measured_axes(b, shape, scales, attrs) if known == (None, None) else resized_axes(shape, *known, attrs)
+        axes = (
+            measured_axes(b, shape, scales, sizes, attrs)
+            if known == (None, None)
+            else resized_axes(shape, *known, attrs)
+        )
         if axes is None:
             return None
         region = _regions(b, roi, shape, attrs)

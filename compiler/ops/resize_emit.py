@@ -17,7 +17,7 @@ from compiler.expr import Expr, apply, arg, cast, const, index, kept, select, st
 from compiler.ir import Value
 from compiler.kernels import Stage
 from compiler.ops.elementwise import emit_map, operand, wide
-from compiler.ops.resize_taps import RADIUS, Axis, Measured, Scale
+from compiler.ops.resize_taps import RADIUS, Axis, Scale
 from compiler.ops.sampling import NARROW, Positions, Taps, clip, cubic_weight, linear_weight
 from compiler.ops.shape import known_shape
 
@@ -29,14 +29,14 @@ class AxisPositions(Positions):
 
     def __init__(self, b: Builder, axis: Axis, roi: tuple[Value, Value] | None) -> None:
         super().__init__(b)
-        self._zero: Expr | None = None
+        self._zero = self.real(axis.zeros) if axis.zeros is not None else None
         self.size_, self.out = self.length(axis.size), self.length(axis.out)
         if isinstance(axis.scale, Scale):
             fractions = [self.length(a) / self.length(b) for a, b in axis.scale.fractions]
             choose = "min" if axis.scale.smallest else "max"
             self.scale = reduce(lambda x, y: apply(choose, x, y), fractions)
-        elif isinstance(axis.scale, Measured):
-            self.scale, self._zero = self.real(axis.scale.value), self.real(axis.scale.zeros)
+        elif isinstance(axis.scale, Value):
+            self.scale = self.real(axis.scale)
         else:
             self.scale = const(axis.scale, dtypes.float64)
         self.roi = tuple(self.real(end) for end in roi) if roi else None

@@ -1,4 +1,4 @@
-"""Scales computed in the graph: from sizes by float arithmetic, as older exporters write them, or from data."""
+"""Scales and sizes computed in the graph: from sizes by float arithmetic, as exporters write them, or from data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from compiler.dims import Size
 from compiler.ir import Value
 from compiler.op import Call, Sample, op
 from compiler.ops.resize_emit import element_of
-from compiler.ops.resize_taps import Axis, Measured, resized_axes
-from compiler.ops.shape import vector_length
+from compiler.ops.resize_taps import Axis, Scale, resized_axes
+from compiler.ops.shape import listed, vector_length
 from compiler.types import TensorType
 
 
@@ -33,41 +33,55 @@ class ScaledSizes:
 
 
 def measured_axes(
-    b: Builder, shape: Sequence[Size], scales: Value | None, attrs: Mapping[str, Any]
+    b: Builder, shape: Sequence[Size], scales: Value | None, sizes: Value | None, attrs: Mapping[str, Any]
 ) -> list[Axis] | None:
-    """Every axis of a tensor resized by `scales` whose contents are not known; None where it takes more than these.
+    """Every axis of a tensor resized by `scales`, or to `sizes`, whose contents are not known; None where it takes more
+    than these.
 
     Where some of them are known (of batch and channels they are nearly always), only the others are left to be found.
     """
-    count = len(attrs["axes"] or shape)
-    parts = _known_parts(b, scales, count) if scales is not None else None
-    if scales is None or parts is None or attrs["antialias"]:
-        return None
+    given = scales if scales is not None else sizes
     chosen = [a % len(shape) for a in attrs["axes"]] if attrs["axes"] else list(range(len(shape)))
-    axes = resized_axes(shape, [1.0 if scale is None else scale for scale in parts], None, attrs)
-    for number, (axis, scale) in enumerate(zip(chosen, parts, strict=True)):
-        if scale is None:
-            one = b.emit("slice", scales, starts=(number,), sizes=(1,), steps=(1,))
-            length = b.emit("scaled_sizes", b.sizes((shape[axis],)), one)
-            zeros = b.emit("expand", b.constant(np.float64(0)), length, hint="zeros")
-            out = zeros.type.shape[0]  # type: ignore[union-attr,index]
-            axes[axis] = Axis(shape[axis], out, Measured(element_of(b, scales, number), zeros))
+    parts = _known_parts(b, given, len(chosen)) if given is not None else None
+    by_scale = scales is not None
+    if given is None or parts is None or (by_scale and attrs["antialias"]):
+        return None
+    if not by_scale and attrs["keep_aspect_ratio_policy"] != "stretch":
+        return None
+    axes = [Axis(size, size, 1.0) for size in shape]
+    for number, (axis, part) in enumerate(zip(chosen, parts, strict=True)):
+        alone = {**attrs, "axes": (axis,)}
+        if part is None:
+            axes[axis] = _measured(b, shape[axis], given, number, by_scale)
+        elif by_scale:
+            axes[axis] = resized_axes(shape, [float(part)], None, alone)[axis]
+        else:
+            axes[axis] = resized_axes(shape, None, [part], alone)[axis]
     return axes
 
 
-def _known_parts(b: Builder, vector: Value, count: int) -> list[float | None] | None:
-    """What is known of each element of a vector of `count`, which may be joined from several; None if it is not of that
-    length."""
+def _measured(b: Builder, size: Size, given: Value, number: int, by_scale: bool) -> Axis:
+    length = b.emit("slice", given, starts=(number,), sizes=(1,), steps=(1,))
+    if by_scale:
+        length = b.emit("scaled_sizes", b.sizes((size,)), length)
+    zeros = b.emit("expand", b.constant(np.float64(0)), length, hint="zeros")
+    out = zeros.type.shape[0]  # type: ignore[union-attr,index]
+    return Axis(size, out, element_of(b, given, number) if by_scale else Scale(((out, size),)), zeros)
+
+
+def _known_parts(b: Builder, vector: Value, count: int) -> list[Any] | None:
+    """What is known of each element of a vector of `count`, which may be joined from several, None for an element of
+    which nothing is; None for all if the vector is not of that length."""
     if not isinstance(vector.type, TensorType) or vector.type.shape != (count,):
         return None
     joined = next((node for node in reversed(b.nodes) if vector in node.outputs and node.op == "concat"), None)
-    result: list[float | None] = []
+    result: list[Any] = []
     for part in joined.inputs if joined is not None else (vector,):
         assert part is not None and isinstance(part.type, TensorType) and part.type.shape is not None
         (length,) = part.type.shape
         contents = b.contents(part)
         if contents is not None:
-            result += [float(scale) for scale in contents]
+            result += list(contents) if contents.dtype.kind == "f" else listed(contents)
         elif isinstance(length, int):
             result += [None] * length
     return result if len(result) == count else [None] * count

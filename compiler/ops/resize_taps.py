@@ -44,24 +44,18 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A scale that nobody knows yet: the 0-d value that holds it, and a vector of zeros as long as the result."""
-
-    value: Value
-    zeros: Value
-
-
-@dataclass(frozen=True)
 class Axis:
-    """One axis: its extent before and after, and the scale positions are computed with."""
+    """One axis: its extent before and after, and the scale positions are computed with (a 0-d Value: it is computed in
+    the graph). zeros: float64, as many as the result has, where nothing but that vector tells how many these are."""
 
     size: Size
     out: Size
-    scale: float | Scale | Measured
+    scale: float | Scale | Value
+    zeros: Value | None = None
 
     def number(self) -> float | None:
         """The scale as a number, if it is one."""
-        if isinstance(self.scale, Measured):
+        if isinstance(self.scale, Value):
             return None
         return self.scale.number() if isinstance(self.scale, Scale) else self.scale
 
@@ -75,7 +69,7 @@ class Axis:
     def reach(self, mode: str) -> Size:
         """How many elements to either side an antialiasing kernel touches: it widens where the axis shrinks."""
         radius = RADIUS[mode]
-        assert not isinstance(self.scale, Measured), "the number of taps cannot come from data"
+        assert not isinstance(self.scale, Value), "the number of taps cannot come from data"
         if not isinstance(self.scale, Scale):
             return max(radius, math.ceil(radius / self.scale))
         counts = [(radius * size + out - 1) // out for out, size in self.scale.fractions]
