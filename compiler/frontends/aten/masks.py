@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from compiler import dims, dtypes
 from compiler.dims import Size
-from compiler.expr import const, select
+from compiler.expr import Expr, apply, const, select
 from compiler.frontends.aten.base import (
     AtenBuilder,
     aten,
@@ -20,6 +20,7 @@ from compiler.frontends.aten.base import (
     unsupported,
 )
 from compiler.ir import Value
+from compiler.ops.indexing import NOWHERE
 
 Indices = Sequence[Value | None]
 
@@ -82,15 +83,8 @@ def put_through_mask(b: AtenBuilder, x: Value, mask: Value, values: Value) -> Va
 
 def _written(b: AtenBuilder, x: Value, mask: Value, rows: Value) -> Value:
     """x [A, R..] with `rows`, one after another, where the mask [A] is true."""
-    if isinstance(shape_of(mask)[0], int):
-        column = reshape(b, mask, [shape_of(mask)[0], *[1] * (tensor_type(x).rank - 1)])
-        return _chosen(b, column, _in_order(b, mask, rows), x)
-    # The running sum of a row of unknown length takes its square in steps: the places are listed on the host instead.
-    places = b.emit("nonzero", mask)
-    count, given = shape_of(places)[1], shape_of(rows)[0]
-    if dims.maximum(count, given) != given:
-        b.add_guard(dims.maximum(count, given), given, asserted=True)
-    return b.emit("scatter_nd", x, transpose(b, places, (1, 0)), slice_axis(b, rows, 0, 0, count), reduction="none")
+    column = reshape(b, mask, [shape_of(mask)[0], *[1] * (tensor_type(x).rank - 1)])
+    return _chosen(b, column, _in_order(b, mask, rows), x)
 
 
 def _in_order(b: AtenBuilder, mask: Value, rows: Value) -> Value:
@@ -102,9 +96,12 @@ def _in_order(b: AtenBuilder, mask: Value, rows: Value) -> Value:
         # There may be no row at all, and elements that are not true have to read one.
         zeros = [0] * tensor_type(rows).rank
         rows = b.emit("pad", rows, None, before=tuple(zeros), after=(1, *zeros[1:]), mode="constant")
-    places = pointwise(
-        b, (mask, ranks), lambda m, r: select(m, r - 1, const(0, r.dtype)), dtypes.int64, dtypes.int64, raw=1
-    )
+
+    def place(m: Expr, r: Expr, n: Expr) -> Expr:
+        row = select(apply("le", r, n), r - 1, const(NOWHERE, r.dtype))  # past the last row, as take reports
+        return select(m, row, const(0, r.dtype))
+
+    places = pointwise(b, (mask, ranks, count), place, dtypes.int64, dtypes.int64, raw=1)
     return b.emit("take", rows, places, axis=0)
 
 
