@@ -7,10 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
+import runtime
+from compiler.errors import IndexOutOfRange
 from compiler.frontends.torch import load
 from compiler.kernels import HostCall
 from compiler.pipeline import lower_graph
-from tests.compiler.frontends.torch_check import Each, check_each
+from tests.compiler.frontends.torch_check import Each, assert_close, check_each
 
 REDUCE = ("sum", "prod", "amax", "amin", "mean")
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.int32)
@@ -69,3 +71,19 @@ def test_negative_integer_means_round_down() -> None:
     x = torch.tensor([-7, 3, -1])
     functions = {"mean": lambda x, i, s: x.scatter_reduce(0, i, s, "mean")}
     check(functions, x, torch.tensor([0, 0, 1, 1, 1]), torch.tensor([-1, -3, 5, -9, -4]))
+
+
+def test_writes_through_masks_of_any_length() -> None:
+    class Merge(torch.nn.Module):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return x.masked_scatter(mask[:, None], rows)
+
+    steps, found = torch.export.Dim("steps", min=2), torch.export.Dim("found", min=2)
+    shapes = {"x": {0: steps}, "mask": {0: steps}, "rows": {0: found}}
+    inputs = [(numbers(n, 3), torch.arange(n) % 3 == 0, numbers(k, 3)) for n, k in ((9, 3), (500, 180), (2, 2))]
+    program = runtime.compile(Merge(), inputs[0], dynamic_shapes=shapes)
+    for given in inputs:
+        assert_close(program(*given), Merge()(*given), "merged")
+    assert "cuts: none" in program.explain()
+    with pytest.raises(IndexOutOfRange):
+        program(inputs[1][0], inputs[1][1], inputs[1][2][:100])
