@@ -9,7 +9,7 @@ import pytest
 
 import runtime
 from compiler.errors import UnsupportedOp
-from tests.compiler.ops.contrib_check import Arrays, check, expected, model_of
+from tests.compiler.ops.contrib_check import Arrays, check, expected, feeds, model_of
 
 RNG = np.random.default_rng(23)
 N, HEADS, L, S, E = 2, 4, 5, 7, 16
@@ -170,3 +170,24 @@ def test_what_is_refused_says_so() -> None:
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "hidden"
     with pytest.raises(UnsupportedOp, match=r"com\.microsoft:RotaryEmbedding on .*hidden.*give the inputs shapes"):
         runtime.compile(model)
+
+
+def test_half_precision_rounds_what_single_precision_computes() -> None:
+    cos, sin = table(20, E // 2)
+    caches = [draw(N, 2, 6, E), draw(N, 2, 6, E)]
+    grouped: Arrays = [*sequences(1), *caches, *lengths(7, 7, 7), cos, sin]
+    projected: Arrays = [draw(N, L, 12), draw(12, 3 * HEADS * E) * 0.3, draw(3 * HEADS * E), MASKS["keys"]]
+    for operator, inputs, outputs, options, weights in (
+        ("GroupQueryAttention", grouped, OUTPUTS, {**GROUPS, "do_rotary": 1, "softcap": 2.0}, (6, 7, 8)),
+        ("Attention", projected, ["y"], {"num_heads": HEADS, "unidirectional": 1}, (1, 2)),
+    ):
+        half = [x.astype(np.float16) if x is not None and x.dtype == np.float32 else x for x in inputs]
+        results = []
+        for arrays in (inputs, half):
+            model = model_of(operator, arrays, outputs, options, symbolic=True, weights=weights)
+            program = runtime.compile(model)
+            results.append(program(**feeds(model, arrays)))
+            assert not [row for row in program.ledger() if row.unit == "host"]
+        for single, rounded in zip(*results, strict=True):
+            assert rounded.dtype == np.float16
+            np.testing.assert_allclose(rounded, single, rtol=5e-3, atol=5e-3)
