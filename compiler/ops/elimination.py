@@ -19,10 +19,10 @@ from compiler.ops.shape import known_shape
 from compiler.types import TensorType
 
 LARGEST = 64  # rows of a matrix: each is a handful of kernel calls
-_HOST = f"a matrix of more than {LARGEST} rows, of none, or of a number of rows not known while compiling"
+TOO_LARGE = f"a matrix of more than {LARGEST} rows, of none, or of a number of rows not known while compiling"
 
 
-def _square(call: Call) -> tuple[Size, ...] | None:
+def square(call: Call) -> tuple[Size, ...] | None:
     """The shape of operand 0. Raises ShapeError where it is no stack of square matrices."""
     x = call.tensor(0)
     check_kind(call, x.dtype, FLOAT)
@@ -34,17 +34,18 @@ def _square(call: Call) -> tuple[Size, ...] | None:
     return x.shape
 
 
-def _is_small(x: Value) -> bool:
+def is_small(x: Value) -> bool:
+    """Whether elimination of matrices [.., n, n] may be written out."""
     n = known_shape(x)[-1]
     return isinstance(n, int) and 1 <= n <= LARGEST
 
 
-@op("det", onnx="Det", host_reason=_HOST)
+@op("det", onnx="Det", host_reason=TOO_LARGE)
 class Det:
     """The determinants [..] of matrices [.., n, n]."""
 
     def infer(call: Call) -> list[TensorType]:
-        shape = _square(call)
+        shape = square(call)
         return [TensorType(call.tensor(0).dtype, None if shape is None else shape[:-2])]
 
     def reference(x: np.ndarray) -> np.ndarray:
@@ -52,7 +53,7 @@ class Det:
 
     def decompose(b: Builder, node: Node) -> Value | None:
         (x,) = node.inputs
-        if not _is_small(x):
+        if not is_small(x):
             return None
         pivot, place = _pivots(b, x)
         signed = emit_map(b, _signed(operand(0, pivot), arg(1, dtypes.int64)), pivot, place)
@@ -64,12 +65,12 @@ class Det:
         yield Sample((np.zeros((6, 3, 3), np.float32),), name="singular")
 
 
-@op("slogdet", host_reason=_HOST)
+@op("slogdet", host_reason=TOO_LARGE)
 class SLogDet:
     """The sign and the logarithm of the magnitude of the determinants [..] of matrices [.., n, n]; 0 and -inf for 0."""
 
     def infer(call: Call) -> list[TensorType]:
-        shape = _square(call)
+        shape = square(call)
         return [TensorType(call.tensor(0).dtype, None if shape is None else shape[:-2])] * 2
 
     def reference(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +79,7 @@ class SLogDet:
 
     def decompose(b: Builder, node: Node) -> tuple[Value, Value] | None:
         (x,) = node.inputs
-        if not _is_small(x):
+        if not is_small(x):
             return None
         pivot, place = _pivots(b, x)
         value = operand(0, pivot)
@@ -102,13 +103,13 @@ def _matrices(rng: np.random.Generator) -> Iterator[Sample]:
     yield Sample((rng.standard_normal((4, 4)).astype(np.float16),), tolerance=2, name="float16")
 
 
-@op("solve", host_reason=_HOST)
+@op("solve", host_reason=TOO_LARGE)
 class Solve:
     """x [.., n, m] with a x = b, for a [.., n, n] and b [.., n, m]; batches broadcast. Where a is singular x holds
     infinities and NaN."""
 
     def infer(call: Call) -> list[TensorType]:
-        dtype, shape, rhs = call.same_dtype(0, 1), _square(call), call.tensor(1).shape
+        dtype, shape, rhs = call.same_dtype(0, 1), square(call), call.tensor(1).shape
         if shape is None or rhs is None:
             return [TensorType(dtype, None)]
         if len(rhs) < 2:
@@ -124,7 +125,7 @@ class Solve:
 
     def decompose(b: Builder, node: Node) -> Value | None:
         a, rhs = node.inputs
-        if not _is_small(a):
+        if not is_small(a):
             return None
         dtype = a.type.dtype
         shape = known_shape(node.output)
@@ -155,8 +156,8 @@ def _signed(value: Expr, place: Expr) -> Expr:
 def _pivot(b: Builder, rows: Value, count: Size) -> tuple[Value, Value]:
     """Where the largest element of column 0 is among the first rows [.., 1, 1], and its row [.., 1, c]."""
     dtype, rank = rows.type.dtype, len(known_shape(rows))
-    first = _part(b, rows, -2, 0, count)
-    column = _part(b, first, -1, 0, 1)
+    first = part(b, rows, -2, 0, count)
+    column = part(b, first, -1, 0, 1)
     stage = Stage("argmax", apply("abs", arg(0, dtype)))
     place = b.emit("reduce", column, axes=(rank - 2,), keepdims=True, stages=(stage,), rows=(stat(0, dtypes.int64),))
     chosen = select(apply("eq", index(rank - 2), arg(1, dtypes.int64)), arg(0, dtype), const(0, dtype))
@@ -168,7 +169,7 @@ def _pivot(b: Builder, rows: Value, count: Size) -> tuple[Value, Value]:
 def _scaled(b: Builder, row: Value) -> Value:
     """A pivot's row over the pivot, which is left out."""
     dtype = row.type.dtype
-    return emit_map(b, arg(0, dtype) / arg(1, dtype), _part(b, row, -1, 1), _part(b, row, -1, 0, 1))
+    return emit_map(b, arg(0, dtype) / arg(1, dtype), part(b, row, -1, 1), part(b, row, -1, 0, 1))
 
 
 def _pivots(b: Builder, x: Value) -> tuple[Value, Value]:
@@ -178,7 +179,7 @@ def _pivots(b: Builder, x: Value) -> tuple[Value, Value]:
     pivots, places = [], []
     for _ in range(n):  # type: ignore[arg-type]
         place, row = _pivot(b, rows, known_shape(rows)[-2])
-        pivots.append(_part(b, row, -1, 0, 1))
+        pivots.append(part(b, row, -1, 0, 1))
         places.append(place)
         rows = _cleared(b, rows, place, row)
     joined = (b.emit("concat", *parts, axis=-1) if len(parts) > 1 else parts[0] for parts in (pivots, places))
@@ -189,18 +190,18 @@ def _pivots(b: Builder, x: Value) -> tuple[Value, Value]:
 def _cleared(b: Builder, rows: Value, place: Value, row: Value) -> Value:
     """The rows but the pivot's `row`, which changed places with the first, and but column 0, which it clears."""
     dtype, rank = rows.type.dtype, len(known_shape(rows))
-    top, rest = _part(b, rows, -2, 0, 1), _part(b, rows, -2, 1)
-    operands = [_part(b, part, -1, *box) for part in (rest, top) for box in ((1,), (0, 1))]
+    top, rest = part(b, rows, -2, 0, 1), part(b, rows, -2, 1)
+    operands = [part(b, half, -1, *box) for half in (rest, top) for box in ((1,), (0, 1))]
     element, head, top_element, top_head, factor, divisor = (arg(i, dtype) for i in range(6))
     swapped = apply("eq", index(rank - 2) + const(1, dtypes.int64), arg(6, dtypes.int64))
     element, head = select(swapped, top_element, element), select(swapped, top_head, head)
     zero = const(0, dtype)
     ratio = select(apply("eq", divisor, zero), zero, head / divisor)
     left = element - ratio * factor
-    return emit_map(b, left, *operands, _part(b, row, -1, 1), _part(b, row, -1, 0, 1), place)
+    return emit_map(b, left, *operands, part(b, row, -1, 1), part(b, row, -1, 0, 1), place)
 
 
-def _part(b: Builder, x: Value, axis: int, start: int, size: Size | None = None) -> Value:
+def part(b: Builder, x: Value, axis: int, start: int, size: Size | None = None) -> Value:
     """x from `start` on along an axis, `size` of it or all the rest."""
     shape = known_shape(x)
     at = axis % len(shape)

@@ -7,8 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.dims import Dim
-from compiler.expr import apply, cast, const, index, select
-from compiler.frontends.aten.base import AtenBuilder, aten, pointwise, reshape, shape_of, tensor_type, unsupported
+from compiler.expr import Expr, apply, cast, const, index, select
+from compiler.frontends.aten.base import (
+    AtenBuilder,
+    aten,
+    pointwise,
+    reshape,
+    shape_of,
+    swap_last,
+    tensor_type,
+    unsupported,
+)
 from compiler.ir import Value
 from compiler.ops.elimination import LARGEST
 
@@ -53,12 +62,40 @@ def _solve(b: AtenBuilder, x: Value, y: Value, *, left: bool = True) -> Value:
     """A right side of one dimension less than the matrices is a stack of vectors. Singular ones as for the inverse."""
     _check(b, x, "a linear system")
     if not left:
-        raise unsupported(b, "torch.linalg.solve with left=False; transpose both sides")
+        return swap_last(b, b.emit("solve", swap_last(b, x), swap_last(b, y)))
     rank = tensor_type(y).rank
     if rank == 1 or (rank == tensor_type(x).rank - 1 and shape_of(y) == shape_of(x)[:-1]):
         solved = b.emit("solve", x, reshape(b, y, [*shape_of(y), 1]))
         return reshape(b, solved, shape_of(solved)[:-1])
     return b.emit("solve", x, y)
+
+
+@aten("aten.linalg_cholesky.default", "aten.cholesky.default")
+def _cholesky(b: AtenBuilder, x: Value, upper: bool = False) -> Value:
+    """NaN where torch raises (a matrix that is not positive definite)."""
+    _check(b, x, "the Cholesky factor")
+    factor = b.emit("cholesky", swap_last(b, x) if upper else x)
+    return swap_last(b, factor) if upper else factor
+
+
+@aten("aten.linalg_solve_triangular.default")
+def _solve_triangular(
+    b: AtenBuilder, x: Value, y: Value, *, upper: bool, left: bool = True, unitriangular: bool = False
+) -> Value:
+    """Only the triangle named is read, and not its diagonal where it is taken to be ones."""
+    _check(b, x, "a triangular system")
+    rank = tensor_type(x).rank
+    row, column = index(rank - 2), index(rank - 1)
+
+    def triangle(e: Expr) -> Expr:
+        inside = apply("le" if upper else "ge", row, column)
+        kept = select(inside, e, const(0, e.dtype))
+        return select(apply("eq", row, column), const(1, e.dtype), kept) if unitriangular else kept
+
+    matrix = pointwise(b, (x,), triangle)
+    if left:
+        return b.emit("solve", matrix, y)
+    return swap_last(b, b.emit("solve", swap_last(b, matrix), swap_last(b, y)))
 
 
 @aten("aten.linalg_matrix_power.default", "aten.matrix_power.default")

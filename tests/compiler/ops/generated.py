@@ -24,7 +24,7 @@ FIXED_OPERANDS = frozenset({("gather_nd", 1), ("scatter_nd", 1), ("deform_conv",
 # short-time transform.
 ONLY_SYMBOLIC = {
     "lstm": (3, 4), "gru": (3, 4), "rnn": (3, 4), "dft": (6,), "stft": (50,), "linear_attention": (7,),
-    "det": (6,), "slogdet": (6,), "solve": (6,),
+    "det": (6,), "slogdet": (6,), "solve": (6,), "cholesky": (6,),
 }  # fmt: skip
 
 
