@@ -94,7 +94,7 @@ class MapKernel(UnpackedReads):
         pieces = min(-(-wanted // max(rows, 1)), inner // SHORTEST_PIECE) if rows < wanted else 1
         if pieces <= 1:
             return 1, inner
-        piece = -(-inner // pieces + 63) // 64 * 64
+        piece = (-(-inner // pieces) + 63) // 64 * 64
         return -(-inner // piece), piece
 
 

@@ -189,7 +189,7 @@ def _pieces(length: int, row_bytes: int, rows: int, row_ns: float, threads: int)
     pieces = min(-(-wanted // max(rows, 1)), row_bytes // SHORTEST_PIECE) if rows < wanted else 1
     if pieces <= 1:
         return 1, length
-    piece = -(-length // pieces + 63) // 64 * 64
+    piece = (-(-length // pieces) + 63) // 64 * 64
     return -(-length // piece), piece
 
 
