@@ -45,6 +45,37 @@ def _rnn_relu(b: AtenBuilder, x: Value, state: Value, weights: Sequence[Value], 
     return _layers(b, "rnn", x, (state,), weights, settings, {"activations": ("Relu",)})
 
 
+@aten("aten.lstm_cell.default")
+def _lstm_cell(b: AtenBuilder, x: Value, states: Sequence[Value], *weights: Value | None) -> tuple[Value, ...]:
+    return _step(b, "lstm", x, states, weights, {})
+
+
+@aten("aten.gru_cell.default")
+def _gru_cell(b: AtenBuilder, x: Value, state: Value, *weights: Value | None) -> Value:
+    return _step(b, "gru", x, (state,), weights, {"linear_before_reset": 1})[0]
+
+
+@aten("aten.rnn_tanh_cell.default")
+def _rnn_tanh_cell(b: AtenBuilder, x: Value, state: Value, *weights: Value | None) -> Value:
+    return _step(b, "rnn", x, (state,), weights, {"activations": ("Tanh",)})[0]
+
+
+@aten("aten.rnn_relu_cell.default")
+def _rnn_relu_cell(b: AtenBuilder, x: Value, state: Value, *weights: Value | None) -> Value:
+    return _step(b, "rnn", x, (state,), weights, {"activations": ("Relu",)})[0]
+
+
+def _step(
+    b: AtenBuilder, cell: str, x: Value, states: Sequence[Value], weights: Sequence[Value | None], attrs: dict[str, Any]
+) -> tuple[Value, ...]:
+    """The new states [batch, hidden] of a cell: a layer of one step."""
+    given = [weight for weight in weights if weight is not None]
+    settings = (len(given) == 4, 1, 0.0, False, False, False)
+    held = [reshape(b, state, [1, *shape_of(state)]) for state in states]
+    _, *finals = _layers(b, cell, reshape(b, x, [1, *shape_of(x)]), held, given, settings, attrs)
+    return tuple(reshape(b, final, shape_of(state)) for final, state in zip(finals, states, strict=True))
+
+
 def _layers(
     b: AtenBuilder,
     cell: str,

@@ -66,3 +66,22 @@ def test_torch_has_its_own_kernels_back() -> None:
     with pytest.raises(SansuanError):
         load(Packed().eval(), (torch.randn(3, 2, 5), torch.tensor([3, 1])))
     assert torch.ops.aten.lstm.input.py_kernels == before
+
+
+def test_a_cell_beside_a_layer_leaves_the_layers_length_open() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.cell = nn.LSTM(5, 7), nn.LSTMCell(5, 7)
+            self.again, self.plain = nn.GRUCell(7, 3), nn.RNNCell(3, 4, bias=False, nonlinearity="relu")
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            _, (hidden, state) = self.layer(x)
+            hidden, state = self.cell(x[0], (hidden[0], state[0]))
+            return state, self.plain(self.again(hidden))
+
+    model, x = Both().double().eval(), torch.randn(3, 2, 5, dtype=torch.float64)
+    imported = load(model, (x,), ({0: "steps"},))
+    for sized in (x, torch.randn(8, 2, 5, dtype=torch.float64)):
+        for found, expected in zip(call(imported, sized), model(sized), strict=True):
+            assert_close(found, expected, "cell")
