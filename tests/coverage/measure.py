@@ -97,7 +97,13 @@ def _from_onnx(case: Case) -> tuple[runtime.Program, float]:
     except Exception as error:
         raise ExportFailed(f"torch.onnx.export refused it: {_line(error)}") from error
     start = time.perf_counter()
-    return runtime.compile(data), time.perf_counter() - start
+    program = runtime.compile(data)
+    seconds = time.perf_counter() - start
+    for spec, axes in zip(program.inputs, case.dynamic, strict=False):
+        for axis, size in axes.items():
+            if isinstance(spec.shape[axis], int):
+                raise ExportFailed(f"torch.onnx.export refused to leave {_size_name(size)} open: it wrote steps out")
+    return program, seconds
 
 
 class ExportFailed(Exception):

@@ -103,14 +103,16 @@ FAMILIES: dict[str, Builder] = {
         "Cvt",
         embed_dim=[8, 16, 24],
         num_heads=[1, 2, 3],
-        depth=[1, 1, 2],
+        depth=[1, 2, 3],
         drop_rate=[0.0, 0.0, 0.0],
     ),
     "FocalNet": partial(classifier, "FocalNet", image_size=32, patch_size=2, embed_dim=16, depths=[1, 1]),
     "EfficientFormer-like (SwiftFormer)": partial(
         classifier, "SwiftFormer", size=64, depths=[1, 1, 1, 1], embed_dims=[8, 16, 24, 32]
     ),
-    "BiT": partial(classifier, "Bit", embedding_size=8, num_groups=4, **STAGES),
+    "BiT": partial(
+        classifier, "Bit", size=64, embedding_size=16, num_groups=2, hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1]
+    ),
     "DINOv3 ViT": partial(classifier, "DINOv3ViTModel", output="last_hidden_state", **VIT),
     "DINOv3 ConvNeXt": partial(classifier, "DINOv3ConvNextModel", output="last_hidden_state", **STAGES),
     "ViT-MSN": partial(classifier, "ViTMSN", **VIT),
