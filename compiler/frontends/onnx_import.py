@@ -266,7 +266,7 @@ def _subgraph(frame: Frame, body: Any, captured: Mapping[str, Value]) -> Subgrap
         inner = replace(frame, scope=frame.scope.new_child(named), wanted=frame.wanted | wanted_names([body]))
         return tuple(_import_body(inner, body, frame.label))
 
-    return Subgraph(body, declared, len(body.output), tuple(free.values()), build, inline)
+    return Subgraph(body, declared, len(body.output), tuple(free.values()), build, inline, len(body.node))
 
 
 def _import_body(frame: Frame, body: Any, label: str | None) -> list[Value]:

@@ -18,7 +18,8 @@ class Subgraph:
     declared: the types the model gives the formal inputs (None for one it leaves open). outputs: how many there are.
     captured: the values of the outer graph read by any subgraph of the node, constants left out. `build(types)` is the
     body as a graph of its own: its inputs are the formal ones with these types, then one for each of `captured`; its
-    sizes are symbols its own inputs bind. `inline(values)` emits the body into the outer graph. proto: the GraphProto.
+    sizes are symbols its own inputs bind. `inline(values)` emits the body into the outer graph. proto: the GraphProto,
+    None for a body that is none. nodes: how many it has.
     """
 
     proto: Any
@@ -27,6 +28,7 @@ class Subgraph:
     captured: tuple[Value, ...]
     build: Callable[[Sequence[ValueType]], Graph]
     inline: Callable[[Sequence[Value]], tuple[Value, ...]]
+    nodes: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,7 @@ class _Formal:
 
 
 def _subgraph(
-    frame: Frame, place: str, run: Run, own: Sequence[_Formal], others: Sequence[Any], results: int
+    frame: Frame, place: str, run: Run, own: Sequence[_Formal], others: Sequence[Any], results: int, nodes: int
 ) -> Subgraph:
     """A body as rows of control flow want it: its inputs are `own`, then what `others` (values outside) need."""
     captured = [_captured(frame.b, value) for value in others]
@@ -60,9 +60,11 @@ def _subgraph(
             return inner.finish([as_tensor(b, value) for value in run(inner, values)])
 
     def inline(values: Sequence[Value]) -> tuple[Value, ...]:
-        return tuple(as_tensor(frame.b, value) for value in run(frame, others))
+        formals = _like(frame.b, values, [formal.kind for formal in own])
+        inner = frame.inner(frame.module, inside=place)
+        return tuple(as_tensor(frame.b, value) for value in run(inner, [*formals, *others]))
 
-    return Subgraph(None, (None,) * len(own), results, tuple(outside), build, inline)
+    return Subgraph(None, (None,) * len(own), results, tuple(outside), build, inline, nodes)
 
 
 def _captured(b: AtenBuilder, value: Any) -> _Formal:
@@ -125,7 +127,7 @@ def _cond(
         return frame.inner(yes if condition else no).run(operands)
     kinds = _result_kinds(yes)
     branches = {
-        name: _subgraph(frame, place, _module(module), (), operands, len(kinds))
+        name: _subgraph(frame, place, _module(module), (), operands, len(kinds), _calls(module))
         for name, module in (("then_branch", yes), ("else_branch", no))
     }
     _note_refusals(branches.values())
@@ -143,6 +145,10 @@ def _note_refusals(bodies: Iterable[Subgraph]) -> None:
             refused = error
     if refused is not None:
         raise refused
+
+
+def _calls(module: fx.GraphModule) -> int:
+    return sum(node.op == "call_function" for node in module.graph.nodes)
 
 
 def _module(module: fx.GraphModule) -> Run:
@@ -167,7 +173,7 @@ def _while_loop(
 
     first = frame.inner(condition).run([*carried, *others])
     own = [_Formal(TensorType(dtypes.int64, ())), _Formal(TensorType(dtypes.boolean, ())), *formals]
-    subgraph = _subgraph(frame, place, run, own, others, 1 + count)
+    subgraph = _subgraph(frame, place, run, own, others, 1 + count, _calls(condition) + _calls(body))
     inputs = [None, as_tensor(frame.b, first[0]), *(formal.tensor for formal in formals)]
     return _like(frame.b, _build(frame, "loop", inputs, {"body": subgraph}, count), [f.kind for f in formals])
 
@@ -183,7 +189,7 @@ def _scan(
     formals = [_carried(frame.b, value) for value in states]
     own = [*formals, *(_Formal(value.type) for value in sequences)]
     results = len(_result_kinds(body))
-    subgraph = _subgraph(frame, place, _module(body), own, others, results)
+    subgraph = _subgraph(frame, place, _module(body), own, others, results, _calls(body))
     inputs = [*(formal.tensor for formal in formals), *sequences]
     found = _build(frame, "scan", inputs, {"body": subgraph, "num_scan_inputs": len(sequences)}, results)
     return _like(frame.b, found, [*(f.kind for f in formals), *["tensor"] * (results - len(formals))])

@@ -35,7 +35,7 @@ def unrolled(b: Builder, body: Subgraph, scan: Scanning, operands: Sequence[Valu
     steps, rounds = first.type.shape[axis], first.type.shape[0] if scan.batched else 1
     if not isinstance(steps, int) or not isinstance(rounds, int) or steps < 1 or rounds < 1:
         return None
-    if steps * rounds * max(len(body.proto.node), 1) > _MOST_NODES:
+    if steps * rounds * max(body.nodes, 1) > _MOST_NODES:
         return None
     if not scan.batched:
         return _steps(b, body, scan, operands, steps)
