@@ -50,7 +50,7 @@ def _logdet(b: AtenBuilder, x: Value) -> Value:
 
 @aten("aten.linalg_inv.default", "aten.inverse.default")
 def _inverse(b: AtenBuilder, x: Value) -> Value:
-    """Where torch raises (a singular matrix) the result holds infinities and NaN."""
+    """Where torch raises (a singular matrix) the result is NaN."""
     _check(b, x, "the inverse")
     n = shape_of(x)[-1]
     assert isinstance(n, int)
