@@ -57,14 +57,19 @@ def _is_covered(program: ExportedProgram) -> bool:
     return True
 
 
-def _exported(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any) -> ExportedProgram:
-    """torch.export, once more with narrower ranges of the dims where the module needs them (positions up to 512...)."""
+def _exported(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, deferred: bool = False
+) -> ExportedProgram:
+    """torch.export, once more with narrower ranges of the dims where the module needs them (positions up to 512...), or
+    with its guards `deferred` to assertions in the program where it cannot prove them of every size."""
     import torch
     from torch._dynamo.exc import UserError, UserErrorType
     from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 
     try:
-        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+        return torch.export.export(
+            model, args, kwargs, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=deferred
+        )
     except UserError as error:
         text = str(error.msg if hasattr(error, "msg") else error).partition("\n\nThe error above")[0]
         constraint = error.error_type == UserErrorType.CONSTRAINT_VIOLATION
@@ -77,7 +82,9 @@ def _exported(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     if constraint and fixes and all(fix.startswith("Dim(") for fix in fixes):
         narrower = refine_dynamic_shapes_from_suggested_fixes(text, shapes)
         if narrower != shapes:
-            return _exported(model, args, kwargs, narrower)
+            return _exported(model, args, kwargs, narrower, deferred)
+    if constraint and not fixes and not deferred:
+        return _exported(model, args, kwargs, shapes, deferred=True)
     if constraint:
         raise ShapeError(f"torch.export refused the module: {text}") from cause
     raise ModelError(_refusal(cause)) from cause

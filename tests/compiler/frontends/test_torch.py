@@ -260,6 +260,32 @@ def test_changed_parameters_are_written_back() -> None:
     assert torch.equal(model.weight, weight / 2)
 
 
+class SharedHeads(nn.Module):
+    """Attention whose heads of keys serve two heads of queries, after joining keys to those before."""
+
+    def forward(self, before: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        keys = torch.cat([before, new], 2)
+        batch, heads, count, size = keys.shape
+        keys = keys[:, :, None].expand(batch, heads, 2, count, size).reshape(batch, 2 * heads, count, size)
+        return nn.functional.scaled_dot_product_attention(new.repeat(1, 2, 1, 1), keys, keys)
+
+
+class DownAndUp(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.interpolate(nn.functional.max_pool2d(x, 4), size=x.shape[-2:])
+
+
+def test_guards_that_torch_cannot_prove_of_every_size_are_deferred() -> None:
+    before, new = torch.randn(2, 2, 7, 8), torch.randn(2, 2, 1, 8)
+    imported = load(SharedHeads(), (before, new), ({2: "past"}, None))
+    for held in (before, torch.randn(2, 2, 3, 8)):
+        assert_close(call(imported, held, new), SharedHeads()(held, new), "shared heads")
+    x = torch.randn(1, 1, 9, 12)
+    imported = load(DownAndUp(), (x,), ({2: "rows", 3: "columns"},))
+    for sized in (x, torch.randn(1, 1, 20, 5)):
+        assert_close(call(imported, sized), DownAndUp()(sized), "pooled")
+
+
 def test_adaptive_pools_to_one_part_take_any_size() -> None:
     x = torch.randn(2, 3, 7)
     imported = load(nn.AdaptiveMaxPool1d(1), (x,), dynamic_shapes=({0: "batch", 2: "points"},))
