@@ -26,7 +26,10 @@ def to_onnx(
     names of its own concern, are left out.
     """
     dims = {size: torch.export.Dim(size) for axes in dynamic for size in axes.values() if isinstance(size, str)}
-    shapes = tuple({axis: dims.get(size, size) for axis, size in axes.items()} for axes in dynamic) or None
+    shapes = (
+        tuple({axis: dims[size] if isinstance(size, str) else size for axis, size in axes.items()} for axes in dynamic)
+        or None
+    )
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
