@@ -21,6 +21,7 @@ from compiler.expr import Expr
 from compiler.ir import Guard, ImportedNode, Node, Value
 from compiler.recurrence import RecurrenceSpec
 from compiler.running import RunningSpec
+from compiler.suppression import SuppressSpec
 
 UNIT, BROADCAST, GENERAL = "unit", "broadcast", "general"
 
@@ -231,7 +232,7 @@ class WeightedTakeSpec:
 
 Spec = (
     MapSpec | ReduceSpec | GemmSpec | AttentionSpec | WindowSpec | MoveSpec | ScatterSpec | RecurrenceSpec | SortSpec
-    | WeightedTakeSpec | RunningSpec
+    | WeightedTakeSpec | RunningSpec | SuppressSpec
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from compiler import kernels
 from compiler.kernels import KernelCall
 from compiler.recurrence import RecurrenceSpec
 from compiler.running import RunningSpec
+from compiler.suppression import SuppressSpec
 
 # Each module has select(call, target) -> NativeKernel; imported when first needed.
 _GENERATORS = {
@@ -23,6 +24,7 @@ _GENERATORS = {
     RunningSpec: "running",
     kernels.ScatterSpec: "scatter",
     kernels.SortSpec: "sort",
+    SuppressSpec: "suppress",
     kernels.WeightedTakeSpec: "weighted_take",
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from backends.reference.recurrence import run_recurrence
+from backends.reference.suppress import run_suppress
 from compiler import canonical, dtypes
 from compiler.dims import Size
 from compiler.evaluate import Mode, evaluate
@@ -37,6 +38,7 @@ from compiler.ops.core_sort import first_places
 from compiler.ops.core_weighted_take import START, WeightedTake, step
 from compiler.recurrence import RecurrenceSpec
 from compiler.running import RunningSpec
+from compiler.suppression import SuppressSpec
 
 Arrays = Sequence[np.ndarray]
 
@@ -290,5 +292,6 @@ _RUN: Mapping[type, Callable[..., None]] = {
     RunningSpec: _running,
     ScatterSpec: _scatter,
     SortSpec: _sort,
+    SuppressSpec: run_suppress,
     WeightedTakeSpec: _weighted_take,
 }

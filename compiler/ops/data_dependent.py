@@ -1,5 +1,5 @@
-"""Ops whose result's size is decided by contents: nonzero, compress, unique (nms is in suppression.py). They run as
-Host steps, vectorised in NumPy, except where what decides the size is known while compiling or planning."""
+"""Ops whose result's size is decided by contents: nonzero, compress, unique. They run as Host
+steps, vectorised in NumPy, except where what decides the size is known while compiling or planning."""
 
 from __future__ import annotations
 

@@ -6,35 +6,74 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from compiler import dtypes
+from compiler import dims, dtypes
+from compiler.builder import Builder
+from compiler.expr import apply, arg, const, index, select
+from compiler.frontends.onnx_node import OnnxNode
+from compiler.ir import Node, Value
 from compiler.op import Call, OnnxRow, Sample, op
-from compiler.ops.elementwise import FLOAT, check_kind
-from compiler.ops.sort_keys import stable_order, total_order
+from compiler.ops.core_suppress import Suppress
+from compiler.ops.elementwise import FLOAT, check_kind, emit_map
+from compiler.ops.shape import known_shape
+from compiler.ops.sort_keys import total_order
 from compiler.types import TensorType
 
-_ATTRS = {"center_point_box": 0}
-_BLOCK = 128  # candidates whose overlaps are computed together: more costs work, fewer cost calls
+_ONNX_ATTRS = {"center_point_box": 0}
+_ATTRS = {**_ONNX_ATTRS, "columns": None}
 
 
-@op("nms", onnx=OnnxRow("NonMaxSuppression", _ATTRS), attrs=_ATTRS, host_reason="how many boxes stay is data")
+def _build(b: Builder, node: OnnxNode) -> Value:
+    boxes, scores, most = node.required(0), node.required(1), node.input(2)
+    columns = None
+    contents = np.zeros(1, np.int64) if most is None else b.contents(most)
+    if contents is not None and contents.dtype != object:
+        most, columns = None, max(int(contents.reshape(())), 0)
+    chosen = b.emit("nms", boxes, scores, most, node.input(3), node.input(4), columns=columns, **node.attrs)
+    return _listed(b, chosen, node.outputs[0])
+
+
+def _listed(b: Builder, chosen: Value, hint: str) -> Value:
+    """Boxes chosen of each class [B,C,K] (-1: none) as rows (image, class, box) [count, 3]."""
+    shape = known_shape(chosen)
+    total = dims.product(shape)
+    column = b.emit("reshape", chosen, b.sizes((*shape, 1)))
+    number, one = index(3), const(1, dtypes.int64)
+    outer = select(apply("lt", number, one), index(0), index(1))
+    triple = select(apply("gt", number, one), arg(0, dtypes.int64), outer)
+    triples = b.emit("map", column, outputs=(triple,), shape=(*shape, 3))
+    there = emit_map(b, apply("ge", arg(0, dtypes.int64), const(0, dtypes.int64)), chosen)
+    rows = b.emit("reshape", triples, b.sizes((total, 3)))
+    return b.emit("compress", rows, b.emit("reshape", there, b.sizes((total,))), axis=0, hint=hint)
+
+
+@op("nms", onnx=OnnxRow("NonMaxSuppression", _ONNX_ATTRS, build=_build), attrs=_ATTRS)
 class Nms:
-    """Boxes [B,N,4], scores [B,C,N], and optional scalars: most boxes of a class (missing: 0), overlap threshold
-    (missing: 0), score threshold (missing: none) -> int64 [count, 3]: image, class, box, by image, class and falling
-    score (the first of equal ones first). A box goes where the area it shares with a box that stays, divided by the
-    area of both together, is above the overlap threshold, or its score is not above the score threshold. A box is two
-    opposite corners (y, x, y, x) or, with center_point_box, (x, y, width, height) around its centre; one without area
-    overlaps nothing. Overlaps are computed in the boxes' type, narrow ones in float32."""
+    """Boxes [B,N,4], scores [B,C,N], and optional scalars: most boxes of a class (missing: all), overlap threshold
+    (missing: 0), score threshold (missing: none) -> int64 [B,C,K]: which boxes stay, by falling score (the first of
+    equal ones first), then -1. K is N, or at most `columns`. A box goes where the area it shares with a box that stays,
+    divided by the area of both together, is above the overlap threshold, or its score is not above the score threshold.
+    A box is two opposite corners (y, x, y, x) or, with center_point_box, (x, y, width, height) around its centre; one
+    without area overlaps nothing. All is computed in the boxes' type, narrow ones in float32. (ONNX's operator lists
+    image, class and box of those that stay: how many is data.)"""
 
     def infer(call: Call) -> list[TensorType]:
-        boxes, scores = call.tensor(0), call.tensor(1)
+        boxes, scores, columns = call.tensor(0), call.tensor(1), call.attrs["columns"]
         check_kind(call, call.same_dtype(0, 1), FLOAT)
-        if boxes.shape is not None and scores.shape is not None:
-            if len(boxes.shape) != 3 or len(scores.shape) != 3:
+        for shape in (boxes.shape, scores.shape):
+            if shape is not None and len(shape) != 3:
                 call.shape_error(f"boxes {boxes} and scores {scores}; expected [B, N, 4] and [B, C, N]")
-            call.same_size(boxes.shape[2], 4, "the coordinates of a box")
-            call.same_size(boxes.shape[0], scores.shape[0], "the number of images")
-            call.same_size(boxes.shape[1], scores.shape[2], "the number of boxes")
-        return [TensorType(dtypes.int64, (call.fresh(), 3))]
+        for i in range(2, 5):
+            scalar = call.optional(i)
+            if scalar is not None and scalar.shape is not None:
+                call.same_size(dims.product(scalar.shape), 1, f"the number of elements of operand {i}, a scalar,")
+        if boxes.shape is None or scores.shape is None:
+            return [TensorType(dtypes.int64, tuple(call.fresh() for _ in range(3)))]
+        call.same_size(boxes.shape[2], 4, "the coordinates of a box")
+        call.same_size(boxes.shape[0], scores.shape[0], "the number of images")
+        count = call.same_size(boxes.shape[1], scores.shape[2], "the number of boxes")
+        return [
+            TensorType(dtypes.int64, (*scores.shape[:2], count if columns is None else dims.minimum(count, columns)))
+        ]
 
     def reference(
         boxes: np.ndarray,
@@ -44,27 +83,45 @@ class Nms:
         least: np.ndarray | None = None,
         *,
         center_point_box: int,
+        columns: int | None,
     ) -> np.ndarray:
-        limit = 0 if most is None else min(int(most.reshape(())), boxes.shape[1])
-        if limit <= 0:
-            return np.zeros((0, 3), np.int64)
         wide = boxes.dtype if boxes.dtype == np.float64 else np.dtype(np.float32)
-        threshold = wide.type(0 if overlap is None else overlap.reshape(()))
-        wanted = np.ones(scores.shape, bool) if least is None else scores.astype(wide) > least.reshape(())
-        found = [np.zeros((0, 3), np.int64)]
-        for image, corners in enumerate(_corners(boxes.astype(wide), center_point_box)):
-            for kind in np.flatnonzero(wanted[image].any(axis=1)):
-                candidates = np.flatnonzero(wanted[image, kind])
-                falling = ~total_order(scores[image, kind, candidates])
-                candidates = candidates[stable_order(falling[:, None])]
-                stay = candidates[_stay(np.ascontiguousarray(corners[:, candidates]), threshold, limit)]
-                found.append(np.stack((np.full(len(stay), image), np.full(len(stay), kind), stay), axis=1))
-        return np.concatenate(found)
+        scores = scores.astype(wide)
+        places = np.argsort(~total_order(scores), axis=2, kind="stable")
+        assert Suppress.reference is not None
+        chosen: np.ndarray = Suppress.reference(
+            boxes.astype(wide),
+            np.take_along_axis(scores, places, 2),
+            places,
+            None if most is None else most.reshape(()),
+            np.zeros((), wide) if overlap is None else overlap.reshape(()).astype(wide),
+            None if least is None else least.reshape(()).astype(wide),
+            center_point_box=center_point_box,
+            columns=columns,
+        )
+        return chosen
+
+    def decompose(b: Builder, node: Node) -> Value | None:
+        boxes, scores, *scalars = node.inputs
+        assert isinstance(boxes, Value) and isinstance(scores, Value)
+        if any(value is not None and value.type.shape is None for value in node.inputs):  # type: ignore[union-attr]
+            return None
+        wide = boxes.type.dtype if boxes.type.dtype == dtypes.float64 else dtypes.float32  # type: ignore[union-attr]
+        most, overlap, least = (*scalars, None, None, None)[:3]
+        boxes, scores = _as(b, boxes, wide), _as(b, scores, wide)
+        length = known_shape(scores)[2]
+        falling, places = b.emit_many("top_k", (scores, b.sizes((length,))), {"axis": 2}, ("scores", "places"))
+        limits = (
+            None if most is None else _scalar(b, most, dtypes.int64),
+            b.constant(0.0, dtype=wide) if overlap is None else _scalar(b, overlap, wide),
+            None if least is None else _scalar(b, least, wide),
+        )
+        return b.emit("suppress", boxes, falling, places, *limits, **node.attrs)
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         boxes = rng.uniform(0, 3, (2, 300, 4))
         scores = rng.integers(0, 40, (2, 3, 300)) / 40
-        for dtype in (np.float32, np.float64, np.float16):
+        for dtype in (np.float32, np.float64, np.float16, dtypes.bfloat16.numpy):
             operands = (boxes.astype(dtype), scores.astype(dtype))
             limits = (np.array([20]), np.array([0.4], np.float32), np.array([0.3], np.float32))
             yield Sample((*operands, *limits), name=np.dtype(dtype).name)
@@ -74,53 +131,13 @@ class Nms:
         yield Sample((single[0][:, :1], single[1][..., :1], np.array(3)), name="one box")
         yield Sample((single[0][:, :0], single[1][..., :0], np.array(3)), name="no box")
         yield Sample(single, name="no limit")
+        yield Sample((*single, None, np.array(0.3, np.float32)), {"columns": 7}, name="columns")
+        yield Sample((*single, None, np.array(0.3, np.float32)), {"columns": 0}, name="none")
 
 
-def _corners(boxes: np.ndarray, center_point_box: int) -> np.ndarray:
-    """Boxes [B,N,4] as [B,4,N]: lower and upper end on one axis, lower and upper end on the other."""
-    a, b, c, d = np.moveaxis(boxes, -1, 0)
-    if center_point_box:
-        half_width, half_height = c / 2, d / 2
-        ends = (b - half_height, b + half_height, a - half_width, a + half_width)
-    else:
-        ends = (np.minimum(a, c), np.maximum(a, c), np.minimum(b, d), np.maximum(b, d))
-    return np.stack(ends, axis=1)
+def _as(b: Builder, x: Value, dtype: dtypes.DType) -> Value:
+    return x if x.type.dtype == dtype else b.emit("cast", x, to=dtype)  # type: ignore[union-attr]
 
 
-def _stay(corners: np.ndarray, threshold: np.floating, limit: int) -> np.ndarray:
-    """Places of at most `limit` boxes that stay, of boxes [4,N] in falling order of their scores.
-
-    Greedy, in blocks: what overlaps a box of an earlier block goes at once; within a block the pairs decide in order.
-    """
-    stay = np.zeros(0, np.int64)
-    for start in range(0, corners.shape[1], _BLOCK):
-        block = np.arange(start, min(start + _BLOCK, corners.shape[1]))
-        if len(stay):
-            block = block[~_overlaps(corners[:, stay], corners[:, block], threshold).any(axis=0)]
-        own = corners[:, block]
-        pairs = np.triu(_overlaps(own, own, threshold), 1)
-        gone = np.zeros(len(block), bool)
-        for i in np.flatnonzero(pairs.any(axis=1)):
-            if not gone[i]:
-                gone |= pairs[i]
-        stay = np.concatenate((stay, block[~gone]))
-        if len(stay) >= limit:
-            break
-    return stay[:limit]
-
-
-def _overlaps(a: np.ndarray, b: np.ndarray, threshold: np.floating) -> np.ndarray:
-    """Which boxes [4,N] and [4,M] share more than `threshold` of their common area: [N,M]. A box whose ends are not in
-    order shares nothing."""
-    areas = [(box[1] - box[0]) * (box[3] - box[2]) for box in (a, b)]
-    a, b = a[:, :, None], b[:, None, :]
-    shared, width = (np.minimum(a[upper], b[upper]) for upper in (1, 3))
-    for extent, lower in ((shared, 0), (width, 2)):
-        extent -= np.maximum(a[lower], b[lower])
-        np.maximum(extent, 0, out=extent)
-    shared *= width
-    union = np.add.outer(*areas)
-    union -= shared
-    with np.errstate(all="ignore"):
-        found = np.divide(shared, union, out=union) > threshold
-    return found if threshold >= 0 else found & (shared > 0)
+def _scalar(b: Builder, x: Value, dtype: dtypes.DType) -> Value:
+    return _as(b, b.emit("reshape", x, b.sizes(())), dtype)

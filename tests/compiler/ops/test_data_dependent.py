@@ -6,8 +6,9 @@ import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+import runtime
 from compiler import dtypes
 from compiler.op import lookup
 from compiler.ops.sort_keys import stable_order, total_order
@@ -16,7 +17,7 @@ TYPES = (
     np.float32, np.float64, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, bool,
     np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, ml_dtypes.int4, ml_dtypes.uint4,
 )  # fmt: skip
-NONZERO, UNIQUE, COMPRESS, NMS = (lookup(name).reference for name in ("nonzero", "unique", "compress", "nms"))
+NONZERO, UNIQUE, COMPRESS = (lookup(name).reference for name in ("nonzero", "unique", "compress"))
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=lambda t: np.dtype(t).name)
@@ -65,19 +66,23 @@ def test_more_conditions_than_elements() -> None:
         COMPRESS(np.zeros((2, 4)), np.ones(3, bool), axis=0)
 
 
-def _suppression(center: int) -> onnxruntime.InferenceSession:
-    names = {"boxes": 1, "scores": 1, "most": 7, "overlap": 1, "least": 1}
-    node = helper.make_node("NonMaxSuppression", list(names), ["y"], center_point_box=center)
-    formals = [helper.make_tensor_value_info(name, kind, None) for name, kind in names.items()]
+def _suppression(center: int) -> ModelProto:
+    shapes = {"boxes": (2, "n", 4), "scores": (2, 3, "n"), "most": (1,), "overlap": (1,), "least": (1,)}
+    node = helper.make_node("NonMaxSuppression", list(shapes), ["y"], center_point_box=center)
+    kinds = {"most": TensorProto.INT64}
+    formals = [
+        helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), shape) for name, shape in shapes.items()
+    ]
     result = helper.make_tensor_value_info("y", TensorProto.INT64, None)
     graph = helper.make_graph([node], "g", formals, [result])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
-    return onnxruntime.InferenceSession(model.SerializeToString())
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
 
 
 @pytest.mark.parametrize("center", [0, 1])
 def test_suppression_against_onnx_runtime(rng: np.random.Generator, center: int) -> None:
-    session = _suppression(center)
+    model = _suppression(center)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    programs = [runtime.compile(model, backend=backend) for backend in ("native", "reference")]
     for boxes in (1, 2, 127, 128, 129, 500):
         for grid in (1, 0.01):  # coarse: many equal boxes, overlaps and scores
             places = np.round(rng.uniform(0, 4, (2, boxes, 4)) / grid) * grid
@@ -87,4 +92,24 @@ def test_suppression_against_onnx_runtime(rng: np.random.Generator, center: int)
             expected = session.run(
                 None, dict(zip(("boxes", "scores", "most", "overlap", "least"), operands, strict=True))
             )
-            np.testing.assert_array_equal(NMS(*operands, center_point_box=center), expected[0])
+            for program in programs:
+                np.testing.assert_array_equal(program(*operands)[0], expected[0])
+
+
+@pytest.mark.parametrize("names", [("boxes", "scores"), ("boxes", "scores", "most", "", "least")])
+def test_suppression_with_constant_limits_and_without(rng: np.random.Generator, names: tuple[str, ...]) -> None:
+    node = helper.make_node("NonMaxSuppression", names, ["y"])
+    formals = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("boxes", (1, "n", 4)), ("scores", (1, 2, "n")))
+    ]
+    result = helper.make_tensor_value_info("y", TensorProto.INT64, ("count", 3))
+    limits = {"most": np.array([4]), "least": np.float32([0.25])}
+    weights = [numpy_helper.from_array(array, name) for name, array in limits.items() if name in names]
+    graph = helper.make_graph([node], "g", formals, [result], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+    session, program = onnxruntime.InferenceSession(model.SerializeToString()), runtime.compile(model)
+    for count in (3, 40, 1, 0):
+        feeds = rng.random((1, count, 4)).astype(np.float32), rng.random((1, 2, count)).astype(np.float32)
+        expected = session.run(None, dict(zip(("boxes", "scores"), feeds, strict=True)))[0]
+        np.testing.assert_array_equal(program(*feeds)[0], expected)

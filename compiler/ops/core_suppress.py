@@ -1,0 +1,158 @@
+"""The core op of non-maximum suppression: which of boxes in falling order of their scores stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compiler import dims, dtypes
+from compiler.ir import Node
+from compiler.op import Call, Sample, op
+from compiler.suppression import SuppressSpec
+from compiler.types import TensorType
+
+if TYPE_CHECKING:
+    from compiler.passes.lower import Lowering
+
+_BLOCK = 128  # candidates whose overlaps are computed together: more costs work, fewer cost calls
+ATTRS = {"center_point_box": 0, "columns": None}
+
+
+@op("suppress", attrs=ATTRS)
+class Suppress:
+    """Boxes [B,N,4], scores [B,C,M] in falling order, places [B,C,M] (int64: which box each score is of) and the
+    scalars most (int64; missing: no limit), overlap and least (missing: none) -> int64 [B,C,K]: the places of the boxes
+    that stay, in order, then -1; K is M, or at most `columns`.
+
+    A box stays where its score is above `least` and it overlaps none that stays before it by more than `overlap`, up to
+    `most` a row; the first score not above `least`, NaNs aside, ends the row. Boxes, scores and thresholds are all
+    float32 or all float64. Overlaps are as kernels' SuppressSpec says. Raises IndexError for a place outside the boxes.
+    """
+
+    def infer(call: Call) -> list[TensorType]:
+        boxes, scores, places = (call.tensor(i) for i in range(3))
+        if call.same_dtype(0, 1, 4, 5) not in (dtypes.float32, dtypes.float64):
+            call.dtype_error(f"boxes are {boxes.dtype}; expected float32 or float64: cast")
+        if call.same_dtype(*(i for i in (2, 3) if call.optional(i))) != dtypes.int64:
+            call.dtype_error(f"places are {places.dtype}; expected int64: cast")
+        if any(t.shape is None or len(t.shape) != 3 for t in (boxes, scores, places)):
+            call.shape_error(f"boxes {boxes}, scores {scores}, places {places}; expected [B,N,4] and twice [B,C,M]")
+        assert boxes.shape is not None and scores.shape is not None and places.shape is not None
+        call.same_size(boxes.shape[0], scores.shape[0], "the number of images")
+        call.same_size(boxes.shape[2], 4, "the coordinates of a box")
+        for axis in range(3):
+            call.same_size(scores.shape[axis], places.shape[axis], f"axis {axis} of scores and places")
+        for i in range(3, 6):
+            scalar = call.optional(i)
+            if scalar is not None and scalar.shape != ():
+                call.shape_error(f"operand {i} is {scalar}; expected a scalar")
+        columns = call.attrs["columns"]
+        kept = scores.shape[2] if columns is None else dims.minimum(scores.shape[2], columns)
+        return [TensorType(dtypes.int64, (*scores.shape[:2], kept))]
+
+    def reference(
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        places: np.ndarray,
+        most: np.ndarray | None,
+        overlap: np.ndarray,
+        least: np.ndarray | None = None,
+        *,
+        center_point_box: int,
+        columns: int | None,
+    ) -> np.ndarray:
+        count = scores.shape[2] if columns is None else min(columns, scores.shape[2])
+        result = np.full((*scores.shape[:2], count), -1, np.int64)
+        limit = count if most is None else min(int(most), count)
+        if limit <= 0:
+            return result
+        wanted = np.ones(scores.shape, bool)
+        if least is not None:
+            wanted = (scores > least) & ~np.logical_or.accumulate(scores <= least, axis=2)
+        for image, corners in enumerate(_corners(boxes, center_point_box)):
+            for kind in np.flatnonzero(wanted[image].any(axis=1)):
+                candidates = places[image, kind][wanted[image, kind]]
+                if (candidates < 0).any():
+                    raise IndexError(f"suppress: place {candidates.min()}; expected places in 0..{boxes.shape[1] - 1}")
+                stay = candidates[_stay(np.ascontiguousarray(corners[:, candidates]), overlap, limit)]
+                result[image, kind, : len(stay)] = stay
+        return result
+
+    def lower(node: Node, low: Lowering) -> None:
+        boxes, scores, places, *scalars = node.inputs
+        most, overlap, least = (*scalars, None)[:3]
+        out = low.allocate(node.output)
+        if any(size == 0 for size in out.shape):
+            return
+        spec = SuppressSpec(
+            boxes.type.dtype,  # type: ignore[union-attr]
+            bool(node.attrs["center_point_box"]),
+            limited=most is not None,
+            thresholded=least is not None,
+        )
+        reads = [low.view(value) for value in (boxes, scores, places, most, overlap, least) if value is not None]
+        low.call(spec, reads, [out])
+
+    def samples(rng: np.random.Generator) -> Iterator[Sample]:
+        for dtype in (np.float32, np.float64):
+            boxes = rng.uniform(0, 3, (2, 67, 4)).astype(dtype)
+            scores = -np.sort(-rng.integers(0, 40, (2, 3, 67)) / 40, axis=2).astype(dtype)
+            places = np.argsort(rng.random(scores.shape), axis=2)
+            overlap, least = np.array(0.3, dtype), np.array(0.4, dtype)
+            name = np.dtype(dtype).name
+            yield Sample((boxes, scores, places, np.array(9), overlap, least), name=f"{name} limits")
+            yield Sample((boxes, scores, places, None, overlap), {"center_point_box": 1}, name=f"{name} centre")
+            yield Sample((boxes, scores, places, None, overlap, least), {"columns": 5}, name=f"{name} columns")
+            yield Sample((boxes, scores, places, np.array(-1), overlap), name=f"{name} none")
+
+
+def _corners(boxes: np.ndarray, center_point_box: int) -> np.ndarray:
+    """Boxes [B,N,4] as [B,4,N]: lower and upper end on one axis, lower and upper end on the other."""
+    a, b, c, d = np.moveaxis(boxes, -1, 0)
+    if center_point_box:
+        half_width, half_height = c / 2, d / 2
+        ends = (b - half_height, b + half_height, a - half_width, a + half_width)
+    else:
+        ends = (np.minimum(a, c), np.maximum(a, c), np.minimum(b, d), np.maximum(b, d))
+    return np.stack(ends, axis=1)
+
+
+def _stay(corners: np.ndarray, threshold: np.ndarray, limit: int) -> np.ndarray:
+    """Places of at most `limit` boxes that stay, of boxes [4,N] in falling order of their scores.
+
+    Greedy, in blocks: what overlaps a box of an earlier block goes at once; within a block the pairs decide in order.
+    """
+    stay = np.zeros(0, np.int64)
+    for start in range(0, corners.shape[1], _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, corners.shape[1]))
+        if len(stay):
+            block = block[~_overlaps(corners[:, stay], corners[:, block], threshold).any(axis=0)]
+        own = corners[:, block]
+        pairs = np.triu(_overlaps(own, own, threshold), 1)
+        gone = np.zeros(len(block), bool)
+        for i in np.flatnonzero(pairs.any(axis=1)):
+            if not gone[i]:
+                gone |= pairs[i]
+        stay = np.concatenate((stay, block[~gone]))
+        if len(stay) >= limit:
+            break
+    return stay[:limit]
+
+
+def _overlaps(a: np.ndarray, b: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+    """Which boxes [4,N] and [4,M] share more than `threshold` of their common area: [N,M]. A box whose ends are not in
+    order shares nothing."""
+    areas = [(box[1] - box[0]) * (box[3] - box[2]) for box in (a, b)]
+    a, b = a[:, :, None], b[:, None, :]
+    shared, width = (np.minimum(a[upper], b[upper]) for upper in (1, 3))
+    for extent, lower in ((shared, 0), (width, 2)):
+        extent -= np.maximum(a[lower], b[lower])
+        np.maximum(extent, 0, out=extent)
+    shared *= width
+    union = np.add.outer(*areas)
+    union -= shared
+    with np.errstate(all="ignore"):
+        found = np.divide(shared, union, out=union) > threshold
+    return found if threshold >= 0 else found & (shared > 0)
