@@ -225,6 +225,8 @@ class Lowering:
 
     def _host_reason(self, node: Node) -> str:
         """Why a core op must run as a Host step after all; '' where a kernel serves it."""
+        if any(value.name and _of_strings(value) for value in node.outputs):
+            return "strings never reach a kernel"  # a move of bytes would not count references
         if node.op in _COMPUTING:
             for value in (*node.inputs, *node.outputs):
                 dtype = getattr(value.type, "dtype", None) if value is not None else None
@@ -277,8 +279,8 @@ class Lowering:
         taken: set[str] = set()
         for value in self.graph.outputs:
             view = self.view(value)
-            if not isinstance(value.type, TensorType) or value.type.shape is None:
-                outputs.append((value, view))  # a Host result, given out as it is
+            if not isinstance(value.type, TensorType) or value.type.shape is None or _of_strings(value):
+                outputs.append((value, view))  # not of a kernel: the run gives out what is there
                 continue
             buffer = self.buffers[view.buffer]
             own = buffer.role == "temp" and view.buffer not in taken and view.offset == 0
@@ -303,6 +305,10 @@ class Lowering:
             imported=graph.imported,
             notes=graph.notes,
         )
+
+
+def _of_strings(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.dtype == dtypes.string
 
 
 def _covers(view: View, buffer: Buffer) -> bool:
