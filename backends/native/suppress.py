@@ -1,4 +1,6 @@
-"""Greedy suppression: a row is walked by one thread in falling order of scores; a chunk is a range of rows.
+"""Greedy suppression: a row is sorted and walked by one thread in falling order of scores; a chunk is a range of rows.
+
+Only boxes with a score above the threshold are sorted: mostly they are few.
 
 The boxes that stay are kept side by side in scratch, coordinate by coordinate, and each box is compared with a vector
 of them at a time until one overlaps it. The areas after the last are NaN, with which nothing overlaps: no masks.
@@ -14,9 +16,8 @@ from llvmlite import ir
 from backends.native.access import kernel_name
 from backends.native.kernel import (
     I8,
+    I32,
     I64,
-    SLOT_STATUS,
-    STATUS_INDEX_OUT_OF_RANGE,
     ArgumentReader,
     Arguments,
     UnpackedReads,
@@ -28,11 +29,15 @@ from backends.native.loops import (
     byte_strides,
     chunk_range,
     counted_loop,
+    round_down,
     rows_per_chunk,
     smaller,
     when,
 )
 from backends.native.memory import align
+from backends.native.sort import PLACE_BYTES, radix_ns
+from backends.native.sort_emission import DIGITS, RowSort
+from backends.native.sort_keys import Keys
 from backends.native.target import Target
 from backends.native.vectors import (
     I1,
@@ -43,6 +48,7 @@ from backends.native.vectors import (
     register_type,
     splat,
     store_vector,
+    widen,
 )
 from compiler.dims import Size
 from compiler.kernels import KernelCall, View
@@ -72,23 +78,26 @@ class SuppressKernel(UnpackedReads):
         _Emission(self, module).emit()
 
     def arguments(self, call: KernelCall, size: Callable[[Size], int], threads: int) -> Arguments:
-        """Words: pointers; rows, rows a chunk, N, M, K, bytes of a list in scratch; byte strides along the coordinates
-        and the N boxes, along M of scores and places, along K; B, C; byte strides of the four tensors along those."""
-        boxes, scores, places = call.reads[:3]
+        """Words: pointers; rows, rows a chunk, N, K, bytes of a list in scratch; where in scratch the candidates, the
+        keys and places to sort and the counters begin; byte strides along the coordinates and the N boxes, along K; B,
+        C; byte strides of boxes, scores and result along those."""
+        boxes, scores = call.reads[:2]
         result = call.writes[0]
         images, kinds, count = (size(extent) for extent in result.shape)
-        available, length, rows = size(boxes.shape[1]), size(scores.shape[2]), images * kinds
+        length, rows = size(scores.shape[2]), images * kinds
         compared = min(count, length) / self.lanes / 2
-        per_chunk = rows_per_chunk(rows, length * (CANDIDATE_NS + VECTOR_NS * compared), threads)
+        row_ns = radix_ns(length, length, self.spec.dtype.bytes) + length * (CANDIDATE_NS + VECTOR_NS * compared)
+        per_chunk = rows_per_chunk(rows, row_ns, threads)
         held = align(count * self.spec.dtype.bytes)
-        words: list[int | View] = [*call.reads, result, rows, per_chunk, available, length, count, held]
-        words += byte_strides(boxes, (2, 1), size)
-        for view in (scores, places, result):
-            words += byte_strides(view, (2,), size)
+        starts = [LISTS * held]
+        for element in (PLACE_BYTES, self.spec.dtype.bytes, self.spec.dtype.bytes, PLACE_BYTES, PLACE_BYTES):
+            starts.append(starts[-1] + align(length * element))
+        words: list[int | View] = [*call.reads, result, rows, per_chunk, length, count, held, *starts]
+        words += [*byte_strides(boxes, (2, 1), size), *byte_strides(result, (2,), size)]
         words += [images, kinds, *byte_strides(boxes, (0,), size), 0]
-        for view in (scores, places, result):
+        for view in (scores, result):
             words += byte_strides(view, (0, 1), size)
-        return Arguments(tuple(words), max(1, -(-rows // per_chunk)), LISTS * held)
+        return Arguments(tuple(words), max(1, -(-rows // per_chunk)), starts[-1] + DIGITS * PLACE_BYTES)
 
 
 class _Emission:
@@ -103,27 +112,32 @@ class _Emission:
     def emit(self) -> None:
         b, spec = self.b, self.spec
         reader = ArgumentReader(b, self.function)
-        boxes, scores, places = (reader.pointer(I8) for _ in range(3))
+        boxes, scores = (reader.pointer(I8) for _ in range(2))
         most = b.load(reader.pointer(I64)) if spec.limited else None
         self.overlap = b.load(reader.pointer(self.kind))
         self.least = b.load(reader.pointer(self.kind)) if spec.thresholded else None
         result = reader.pointer(I8)
-        status = b.load(b.gep(self.function.args[1], [I64(SLOT_STATUS)]))
-        self.status = b.bitcast(status, I64.as_pointer())
-        rows, per_chunk, self.available, self.length, count, self.held = (reader.integer() for _ in range(6))
-        self.coordinate_step, self.box_step, *self.steps = (reader.integer() for _ in range(5))
+        rows, per_chunk, self.length, count, self.held, candidates = (reader.integer() for _ in range(6))
+        space = [reader.integer() for _ in range(5)]
+        self.coordinate_step, self.box_step, self.result_step = (reader.integer() for _ in range(3))
+        scratch = self.function.args[3]
+        self.candidates = b.bitcast(b.gep(scratch, [candidates]), I32.as_pointer())
+        self.keys = Keys(spec.dtype, descending=True)
+        self.sort = RowSort(b, self.keys, scratch, space, 1)
         self.limit = count if most is None else smaller(b, most, count)
         extents = [reader.integer() for _ in range(2)]
-        odometer = Odometer(b, extents, [[reader.integer() for _ in extents] for _ in range(4)])
+        odometer = Odometer(b, extents, [[reader.integer() for _ in extents] for _ in range(3)])
         first, last = chunk_range(b, self.function.args[2], per_chunk, rows)
 
         def row(_: ir.Value, state: Values) -> Values:
-            bases = zip((boxes, scores, places, result), odometer.offsets(state), strict=True)
-            self.boxes, self.scores, self.places, self.result = (b.gep(base, [offset]) for base, offset in bases)
-            stay = self._row()
+            bases = zip((boxes, scores, result), odometer.offsets(state), strict=True)
+            self.boxes, self.scores, self.result = (b.gep(base, [offset]) for base, offset in bases)
+            found = self._above_least()
+            some = b.and_(b.icmp_signed("<", I64(0), found), b.icmp_signed("<", I64(0), self.limit))
+            (stay,) = when(b, some, lambda: [self._row(found)], [I64(0)])
 
             def nothing(k: ir.Value, _: Values) -> Values:
-                b.store(I64(-1), self._element(self.result, k, self.steps[2], I64))
+                b.store(I64(-1), self._element(self.result, k, self.result_step, I64))
                 return []
 
             counted_loop(b, stay, count, I64(1), [], nothing)
@@ -135,48 +149,59 @@ class _Emission:
     def _element(self, base: ir.Value, i: ir.Value, step: ir.Value, kind: ir.Type) -> ir.Value:
         return self.b.bitcast(self.b.gep(base, [self.b.mul(i, step)]), kind.as_pointer())
 
-    def _row(self) -> ir.Value:
-        """Write the places of the boxes of a row that stay; how many they are."""
+    def _above_least(self) -> ir.Value:
+        """List the boxes of a row whose score is above the threshold; how many they are."""
         b = self.b
+        scores = b.bitcast(self.scores, self.kind.as_pointer())
+
+        def above(i: ir.Value, lanes: int) -> ir.Value:
+            if self.least is None:
+                return constant(widen(I1, lanes), 1)
+            score = load_vector(b, b.gep(scores, [i]), self.spec.dtype, lanes)
+            return b.fcmp_ordered(">", score, splat(b, self.least, lanes))
+
+        def element(i: ir.Value, found: Values) -> Values:
+            b.store(b.trunc(i, I32), b.gep(self.candidates, found))
+            return [b.add(found[0], b.zext(above(i, 1), I64))]
+
+        def block(i: ir.Value, found: Values) -> Values:
+            end = b.add(i, I64(self.lanes))
+            some = any_lane(b, above(i, self.lanes))
+            return when(b, some, lambda: counted_loop(b, i, end, I64(1), found, element), found)
+
+        whole = round_down(b, self.length, self.lanes)
+        found = counted_loop(b, I64(0), whole, I64(self.lanes), [I64(0)], block)
+        return counted_loop(b, whole, self.length, I64(1), found, element)[0]
+
+    def _row(self, found: ir.Value) -> ir.Value:
+        """Write the places of those of the `found` candidates of a row that stay; how many they are. There is at least
+        one, and one may stay."""
+        b = self.b
+
+        def key(place: ir.Value, lanes: int = 1) -> ir.Value:
+            bits = b.bitcast(self.scores, self.keys.type.as_pointer())
+            return self.keys.of(b, b.load(b.gep(bits, [self._place(place)])))
+
+        order = self.sort.radix(key, found, found, I64(0))
         before, candidate, done = b.block, b.append_basic_block("candidate"), b.append_basic_block("stays")
-        some = b.and_(b.icmp_signed("<", I64(0), self.length), b.icmp_signed("<", I64(0), self.limit))
-        b.cbranch(some, candidate, done)
+        b.branch(candidate)
         b.position_at_end(candidate)
         i, kept = b.phi(I64), b.phi(I64)
-        more: ir.Value = I1(1)
-        if self.least is None:
-            (after,) = self._candidate(i, kept)
-        else:
-            score = b.load(self._element(self.scores, i, self.steps[0], self.kind))
-            above = b.fcmp_ordered(">", score, self.least)
-            more = b.not_(b.fcmp_ordered("<=", score, self.least))  # behind a NaN there may be others, else none
-            (after,) = when(b, above, lambda: self._candidate(i, kept), [kept])
+        (after,) = self._candidate(self._place(b.zext(b.load(b.gep(order, [i])), I64)), kept)
         following = b.add(i, I64(1))
-        more = b.and_(more, b.icmp_signed("<", following, self.length))
-        more = b.and_(more, b.icmp_signed("<", after, self.limit))
-        for phi, start, value in ((i, I64(0), following), (kept, I64(0), after)):
-            phi.add_incoming(start, before)
+        for phi, value in ((i, following), (kept, after)):
+            phi.add_incoming(I64(0), before)
             phi.add_incoming(value, b.block)
-        latch = b.block
+        more = b.and_(b.icmp_signed("<", following, found), b.icmp_signed("<", after, self.limit))
         b.cbranch(more, candidate, done)
         b.position_at_end(done)
-        total = b.phi(I64)
-        total.add_incoming(I64(0), before)
-        total.add_incoming(after, latch)
-        return total
+        return after
 
-    def _candidate(self, i: ir.Value, kept: ir.Value) -> Values:
-        """How many boxes stay after the i-th, before which `kept` did."""
-        b = self.b
-        place = b.load(self._element(self.places, i, self.steps[1], I64))
+    def _place(self, i: ir.Value) -> ir.Value:
+        """Which box the i-th candidate is."""
+        return self.b.zext(self.b.load(self.b.gep(self.candidates, [i])), I64)
 
-        def missing() -> Values:
-            b.store(I64(STATUS_INDEX_OUT_OF_RANGE), self.status)
-            return [kept]
-
-        return when(b, b.icmp_unsigned("<", place, self.available), lambda: self._compared(place, kept), missing)
-
-    def _compared(self, place: ir.Value, kept: ir.Value) -> Values:
+    def _candidate(self, place: ir.Value, kept: ir.Value) -> Values:
         """How many boxes stay after that at `place`, before which `kept` did."""
         b = self.b
         ends = self._ends(place)
@@ -189,7 +214,7 @@ class _Emission:
                 store_vector(b, nan, self._list(LISTS - 1, kept), self.spec.dtype)
             for number, value in enumerate(box):
                 b.store(value, self._list(number, kept))
-            b.store(place, self._element(self.result, kept, self.steps[2], I64))
+            b.store(place, self._element(self.result, kept, self.result_step, I64))
             return [b.add(kept, I64(1))]
 
         return when(b, self._is_overlapped(box, kept), [kept].copy, stay)

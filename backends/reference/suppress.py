@@ -15,14 +15,13 @@ def run_suppress(
     spec: SuppressSpec, reads: Sequence[np.ndarray], writes: Sequence[np.ndarray], mode: Mode, params: list[int]
 ) -> None:
     """Fill the one write; every mode gives the same places."""
-    boxes, scores, places, *scalars = reads
+    boxes, scores, *scalars = reads
     most = scalars.pop(0) if spec.limited else None
     overlap, least = scalars[0], scalars[1] if spec.thresholded else None
     assert Suppress.reference is not None
     writes[0][...] = Suppress.reference(
         boxes,
         scores,
-        places,
         most,
         overlap,
         least,

@@ -1,4 +1,4 @@
-"""The core op of non-maximum suppression: which of boxes in falling order of their scores stay."""
+"""The core op of non-maximum suppression: which boxes stay."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from compiler import dims, dtypes
 from compiler.ir import Node
 from compiler.op import Call, Sample, op
+from compiler.ops.sort_keys import stable_order, total_order
 from compiler.suppression import SuppressSpec
 from compiler.types import TensorType
 
@@ -22,40 +23,37 @@ ATTRS = {"center_point_box": 0, "columns": None}
 
 @op("suppress", attrs=ATTRS)
 class Suppress:
-    """Boxes [B,N,4], scores [B,C,M] in falling order, places [B,C,M] (int64: which box each score is of) and the
-    scalars most (int64; missing: no limit), overlap and least (missing: none) -> int64 [B,C,K]: the places of the boxes
-    that stay, in order, then -1; K is M, or at most `columns`.
+    """Boxes [B,N,4], scores [B,C,N] and the scalars most (int64; missing: no limit), overlap and least (missing: none)
+    -> int64 [B,C,K]: the boxes that stay in falling order of their scores, then -1; K is N, or at most `columns`.
 
     A box stays where its score is above `least` and it overlaps none that stays before it by more than `overlap`, up to
-    `most` a row; the first score not above `least`, NaNs aside, ends the row. Boxes, scores and thresholds are all
-    float32 or all float64. Overlaps are as kernels' SuppressSpec says. Raises IndexError for a place outside the boxes.
+    `most` a row. Of equal scores the first comes first, and a NaN before any number. Boxes, scores and thresholds are
+    all float32 or all float64. Overlaps are as kernels' SuppressSpec says.
     """
 
     def infer(call: Call) -> list[TensorType]:
-        boxes, scores, places = (call.tensor(i) for i in range(3))
-        if call.same_dtype(0, 1, 4, 5) not in (dtypes.float32, dtypes.float64):
+        boxes, scores = call.tensor(0), call.tensor(1)
+        if call.same_dtype(0, 1, 3, 4) not in (dtypes.float32, dtypes.float64):
             call.dtype_error(f"boxes are {boxes.dtype}; expected float32 or float64: cast")
-        if call.same_dtype(*(i for i in (2, 3) if call.optional(i))) != dtypes.int64:
-            call.dtype_error(f"places are {places.dtype}; expected int64: cast")
-        if any(t.shape is None or len(t.shape) != 3 for t in (boxes, scores, places)):
-            call.shape_error(f"boxes {boxes}, scores {scores}, places {places}; expected [B,N,4] and twice [B,C,M]")
-        assert boxes.shape is not None and scores.shape is not None and places.shape is not None
+        most = call.optional(2)
+        if most is not None and most.dtype != dtypes.int64:
+            call.dtype_error(f"the most boxes of a row are {most.dtype}; expected int64: cast")
+        if boxes.shape is None or scores.shape is None or len(boxes.shape) != 3 or len(scores.shape) != 3:
+            call.shape_error(f"boxes {boxes} and scores {scores}; expected [B, N, 4] and [B, C, N]")
         call.same_size(boxes.shape[0], scores.shape[0], "the number of images")
         call.same_size(boxes.shape[2], 4, "the coordinates of a box")
-        for axis in range(3):
-            call.same_size(scores.shape[axis], places.shape[axis], f"axis {axis} of scores and places")
-        for i in range(3, 6):
+        count = call.same_size(boxes.shape[1], scores.shape[2], "the number of boxes")
+        for i in range(2, 5):
             scalar = call.optional(i)
             if scalar is not None and scalar.shape != ():
                 call.shape_error(f"operand {i} is {scalar}; expected a scalar")
         columns = call.attrs["columns"]
-        kept = scores.shape[2] if columns is None else dims.minimum(scores.shape[2], columns)
+        kept = count if columns is None else dims.minimum(count, columns)
         return [TensorType(dtypes.int64, (*scores.shape[:2], kept))]
 
     def reference(
         boxes: np.ndarray,
         scores: np.ndarray,
-        places: np.ndarray,
         most: np.ndarray | None,
         overlap: np.ndarray,
         least: np.ndarray | None = None,
@@ -68,20 +66,18 @@ class Suppress:
         limit = count if most is None else min(int(most), count)
         if limit <= 0:
             return result
-        wanted = np.ones(scores.shape, bool)
-        if least is not None:
-            wanted = (scores > least) & ~np.logical_or.accumulate(scores <= least, axis=2)
+        wanted = np.ones(scores.shape, bool) if least is None else scores > least
         for image, corners in enumerate(_corners(boxes, center_point_box)):
             for kind in np.flatnonzero(wanted[image].any(axis=1)):
-                candidates = places[image, kind][wanted[image, kind]]
-                if (candidates < 0).any():
-                    raise IndexError(f"suppress: place {candidates.min()}; expected places in 0..{boxes.shape[1] - 1}")
+                candidates = np.flatnonzero(wanted[image, kind])
+                falling = ~total_order(scores[image, kind, candidates])
+                candidates = candidates[stable_order(falling[:, None])]
                 stay = candidates[_stay(np.ascontiguousarray(corners[:, candidates]), overlap, limit)]
                 result[image, kind, : len(stay)] = stay
         return result
 
     def lower(node: Node, low: Lowering) -> None:
-        boxes, scores, places, *scalars = node.inputs
+        boxes, scores, *scalars = node.inputs
         most, overlap, least = (*scalars, None)[:3]
         out = low.allocate(node.output)
         if any(size == 0 for size in out.shape):
@@ -92,20 +88,20 @@ class Suppress:
             limited=most is not None,
             thresholded=least is not None,
         )
-        reads = [low.view(value) for value in (boxes, scores, places, most, overlap, least) if value is not None]
-        low.call(spec, reads, [out])
+        rows = low.with_unit_axis(low.view(scores), 2)  # type: ignore[arg-type]
+        limits = [low.view(value) for value in (most, overlap, least) if value is not None]
+        low.call(spec, [low.view(boxes), rows, *limits], [out])  # type: ignore[arg-type]
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         for dtype in (np.float32, np.float64):
             boxes = rng.uniform(0, 3, (2, 67, 4)).astype(dtype)
-            scores = -np.sort(-rng.integers(0, 40, (2, 3, 67)) / 40, axis=2).astype(dtype)
-            places = np.argsort(rng.random(scores.shape), axis=2)
+            scores = (rng.integers(0, 40, (2, 3, 67)) / 40).astype(dtype)
             overlap, least = np.array(0.3, dtype), np.array(0.4, dtype)
             name = np.dtype(dtype).name
-            yield Sample((boxes, scores, places, np.array(9), overlap, least), name=f"{name} limits")
-            yield Sample((boxes, scores, places, None, overlap), {"center_point_box": 1}, name=f"{name} centre")
-            yield Sample((boxes, scores, places, None, overlap, least), {"columns": 5}, name=f"{name} columns")
-            yield Sample((boxes, scores, places, np.array(-1), overlap), name=f"{name} none")
+            yield Sample((boxes, scores, np.array(9), overlap, least), name=f"{name} limits")
+            yield Sample((boxes, scores, None, overlap), {"center_point_box": 1}, name=f"{name} centre")
+            yield Sample((boxes, scores, None, overlap, least), {"columns": 5}, name=f"{name} columns")
+            yield Sample((boxes, scores, np.array(-1), overlap), name=f"{name} none")
 
 
 def _corners(boxes: np.ndarray, center_point_box: int) -> np.ndarray:

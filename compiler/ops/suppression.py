@@ -15,7 +15,6 @@ from compiler.op import Call, OnnxRow, Sample, op
 from compiler.ops.core_suppress import Suppress
 from compiler.ops.elementwise import FLOAT, check_kind, emit_map
 from compiler.ops.shape import known_shape
-from compiler.ops.sort_keys import total_order
 from compiler.types import TensorType
 
 _ONNX_ATTRS = {"center_point_box": 0}
@@ -86,13 +85,10 @@ class Nms:
         columns: int | None,
     ) -> np.ndarray:
         wide = boxes.dtype if boxes.dtype == np.float64 else np.dtype(np.float32)
-        scores = scores.astype(wide)
-        places = np.argsort(~total_order(scores), axis=2, kind="stable")
         assert Suppress.reference is not None
         chosen: np.ndarray = Suppress.reference(
             boxes.astype(wide),
-            np.take_along_axis(scores, places, 2),
-            places,
+            scores.astype(wide),
             None if most is None else most.reshape(()),
             np.zeros((), wide) if overlap is None else overlap.reshape(()).astype(wide),
             None if least is None else least.reshape(()).astype(wide),
@@ -109,14 +105,12 @@ class Nms:
         wide = boxes.type.dtype if boxes.type.dtype == dtypes.float64 else dtypes.float32  # type: ignore[union-attr]
         most, overlap, least = (*scalars, None, None, None)[:3]
         boxes, scores = _as(b, boxes, wide), _as(b, scores, wide)
-        length = known_shape(scores)[2]
-        falling, places = b.emit_many("top_k", (scores, b.sizes((length,))), {"axis": 2}, ("scores", "places"))
         limits = (
             None if most is None else _scalar(b, most, dtypes.int64),
             b.constant(0.0, dtype=wide) if overlap is None else _scalar(b, overlap, wide),
             None if least is None else _scalar(b, least, wide),
         )
-        return b.emit("suppress", boxes, falling, places, *limits, **node.attrs)
+        return b.emit("suppress", boxes, scores, *limits, **node.attrs)
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         boxes = rng.uniform(0, 3, (2, 300, 4))
