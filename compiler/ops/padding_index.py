@@ -17,9 +17,9 @@ def padding_index(b: Builder, mode: str, size: Size, before: Size, after: Size) 
     """The source positions [before + size + after] of an axis padded in a mode of `pad`; negative sides crop first."""
     crop_before, crop_after = dims.maximum(0 - before, 0), dims.maximum(0 - after, 0)
     lead, kept = dims.maximum(before, 0), size - crop_before - crop_after
-    if dims.is_static((size, before, after)):
+    if isinstance(kept, int) and isinstance(crop_before, int) and dims.is_static((before, after)):
         row = np.arange(crop_before, crop_before + kept, dtype=np.int64)
-        return b.constant(np.pad(row, (lead, max(after, 0)), mode=mode), "pad_index")  # type: ignore
+        return b.constant(np.pad(row, (lead, max(after, 0)), mode=mode), "pad_index")  # type: ignore[call-overload]
     operands = Operands(b)
     position = index(0) - operands.size(lead)
     source = _SOURCES[mode](position, operands.size(kept)) + operands.size(crop_before)
