@@ -201,8 +201,8 @@ class ScatterSpec:
 
 @dataclass(frozen=True)
 class SortSpec:
-    """The first elements of sorted rows: read (A, n, B) -> those wanted of values (A, k, B) and int64 indices (A, k, B),
-    the place of each along n. Rows lie along the middle axis; k <= n.
+    """The first elements of sorted rows: read (A, n, B) -> those wanted of values (A, k, B), int64 indices (A, k, B),
+    their places along n. Rows lie along the middle axis; k <= n.
 
     Ascending, or `descending`. A NaN is greater than any number; equal elements (-0 and 0, all NaNs) stay as they came.
     """
