@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from compiler.expr import COMPOSITES, Expr, arg, cast, kept, stat, transform, walk
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_STAGES = 6  # longer row programs gain nothing and compile slowly
 MAX_OPERANDS = 12
+MAX_EXPRESSIONS = 256  # in what is absorbed: a chain of any length compiles in time proportional to it
 
 
 class Operands:
@@ -57,6 +60,12 @@ def uses_index(exprs: Sequence[Expr]) -> bool:
 def is_cheap(exprs: Sequence[Expr]) -> bool:
     """Whether computing the expressions more than once costs little."""
     return not any(node.op in COMPOSITES or node.op in ("div", "sqrt", "rem") for node in walk(tuple(exprs)))
+
+
+@lru_cache(maxsize=64)  # every map of a chain asks the same of what comes before
+def is_long(exprs: tuple[Expr, ...]) -> bool:
+    """Whether the expressions are too many to be written into others."""
+    return len(tuple(islice(walk(exprs), MAX_EXPRESSIONS + 1))) > MAX_EXPRESSIONS
 
 
 def covers(values: Sequence[Value | None], shape: tuple) -> bool:
@@ -102,16 +111,19 @@ def absorb_map(
     """Operands of `node` with those `inner` produces replaced by `inner`'s own; None where that would not pay."""
     same = shape_of(inner.output) == shape
     exprs = inner.attrs["outputs"]
-    if fusion.still_wanted(inner, i) or (not same and (uses_index(exprs) or not is_cheap(exprs))):
+    repeats = not same and (uses_index(exprs) or not is_cheap(exprs))
+    if fusion.still_wanted(inner, i) or is_long(exprs) or repeats:
         return None, {}
     made = {value.name: expr for value, expr in zip(inner.outputs, exprs, strict=True)}
     operands = Operands()
     inner_numbers = {j: arg(operands.number(v), v.type.dtype) for j, v in enumerate(inner.inputs)}  # type: ignore[union-attr]
+    renumbered = any(new.value != j for j, new in inner_numbers.items())
     replacements: dict[int, Expr] = {}
     for j, value in enumerate(node.inputs):
         assert value is not None
         if value.name in made:
-            replacements[j] = rewire((made[value.name],), inner_numbers)[0]
+            expr = made[value.name]
+            replacements[j] = rewire((expr,), inner_numbers)[0] if renumbered else expr
         else:
             replacements[j] = arg(operands.number(value), value.type.dtype)  # type: ignore[union-attr]
     return (operands if len(operands.values) <= MAX_OPERANDS else None), replacements

@@ -15,9 +15,10 @@ from backends.reference.interpreter import ReferenceExecutable
 from compiler import dims, dtypes
 from compiler.builder import Builder
 from compiler.dtypes import DType
-from compiler.expr import Expr, apply, arg, cast, const, index, kept, select, stat
+from compiler.expr import Expr, apply, arg, cast, const, index, kept, select, stat, walk
 from compiler.ir import Graph, Node, Value
 from compiler.kernels import Stage
+from compiler.passes.fuse_rules import MAX_EXPRESSIONS
 from compiler.passes.lower import lower
 from compiler.pipeline import optimize
 from compiler.types import TensorType
@@ -239,3 +240,14 @@ def test_attention_whose_softmax_is_wider_than_its_product(values: DType, fuses:
     graph = b.finish([b.emit("matmul", b.emit("softmax", scores), v)])
     fused = agree(graph, *[np.rint(draw(2, 5, 4)).astype(np.float16)] * 2, draw(2, 5, 3).astype(values.numpy))
     assert ("attention" in ops(fused)) == fuses
+
+
+def test_a_chain_of_any_length_makes_kernels_of_bounded_length() -> None:
+    b = Builder()
+    value = b.input("x", TensorType(F32, (3,)))
+    for _ in range(2 * MAX_EXPRESSIONS):
+        value = b.emit("map", value, outputs=(X + 1.0,))
+    fused = agree(b.finish([value]), np.float32([-1, 0, 2]))
+    lengths = [len(list(walk(node.attrs["outputs"]))) for node in fused.nodes]
+    assert len(lengths) > 1
+    assert max(lengths) <= MAX_EXPRESSIONS + 2
