@@ -123,7 +123,7 @@ def _out_sizes(shape: Sequence[Size], attrs: Any) -> list[Any]:
 class _Window:
     """The positions of one axis that windows of `kernel` positions meet, `before` of padding in front of `size`."""
 
-    def __init__(self, axis: int, kernel: int, stride: int, dilation: int, before: int, size: Size) -> None:
+    def __init__(self, axis: int, kernel: int, stride: int, dilation: int, before: Size, size: Size) -> None:
         self.axis, self.kernel, self.stride, self.dilation, self.before = axis, kernel, stride, dilation, before
         self.size = size
 
@@ -169,7 +169,7 @@ class _Window:
         held = tuple(map(read, state)) if state else None
         for k in positions:
             element, *before = (read(self._slice(b, table, k, out)) for table in tables)
-            where = index(self.axis) * self.stride + (k * self.dilation - self.before)
+            where = index(self.axis) * self.stride + operands.size(k * self.dilation - self.before)
             place = where * step_size + before[0] if before else where * step_size
             inside = _inside(where, size) if size is not None else const(True, dtypes.boolean)
             held = (element, place, inside) if held is None else _better(held, element, place, inside)
@@ -224,7 +224,13 @@ class MaxUnpool:
         if call.optional(2) is None:
             return [TensorType(x.dtype, _unpooled(x.shape, attrs))]
         wanted = call.value(2)
-        shape = unknown_shape(call, vector_length(call, 2)) if wanted is None else tuple(listed(wanted))
+        if wanted is None:
+            return [TensorType(x.dtype, unknown_shape(call, vector_length(call, 2)))]
+        least, shape = _unpooled(x.shape, attrs), tuple(listed(wanted))
+        if len(shape) != len(least) or any(
+            dims.is_static((big, n)) and big < n for big, n in zip(shape, least, strict=False)
+        ):
+            call.shape_error(f"output_shape {shape}; expected at least {least}")
         return [TensorType(x.dtype, shape)]
 
     def reference(x: np.ndarray, places: np.ndarray, shape: np.ndarray | None = None, **attrs: Any) -> np.ndarray:

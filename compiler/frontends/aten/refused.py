@@ -18,4 +18,5 @@ REFUSED: Mapping[str, str] = {
     },
     "aten._native_batch_norm_legit.default": "batch norm that changes its running statistics; call model.eval() first",
     "aten.atan2.out": _OUT,
+    "aten.resize_.default": "it changes the size of a tensor in place; make a new one by slicing or padding",
 }

@@ -94,8 +94,9 @@ def test_affine_grid() -> None:
 
 
 def test_bytes_round_after_each_axis() -> None:
-    """torch weighs bytes in fixed point, which may round a half the other way."""
-    image = torch.randint(0, 256, (1, 3, 32, 40), dtype=torch.uint8)
+    """torch weighs bytes in fixed point, which may round a half the other way; cubic weights of the second axis add up
+    to more than 1."""
+    image = torch.randint(0, 256, (1, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     cases = {
         f"{mode} {size} {antialias}": lambda x, size=size, mode=mode, antialias=antialias: F.interpolate(
             x, size=size, mode=mode, antialias=antialias
@@ -105,7 +106,8 @@ def test_bytes_round_after_each_axis() -> None:
     found = call(load(Each(cases), (image,)), image)
     for name, case in cases.items():
         difference = (found[name].int() - case(image).int()).abs()
-        assert found[name].dtype == torch.uint8 and difference.max() <= 1, name
+        assert found[name].dtype == torch.uint8 and difference.max() <= 1 + ("bicubic" in name), name
+        assert (difference > 0).float().mean() < 0.2, name
 
 
 class Resized(torch.nn.Module):

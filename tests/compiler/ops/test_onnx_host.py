@@ -37,8 +37,8 @@ def host(proto: Any) -> Any:
 
 
 def test_sizes_come_back_under_their_own_names() -> None:
-    graph = host(one_node("Det", {"x": (FLOAT, ["batch", "n", "n"])}, ["y"]))
-    assert str(graph.outputs[0].type) == "float32[batch]"
+    graph = host(one_node("StringConcat", {"x": (STRING, ["batch", "n"]), "y": (STRING, ["n"])}, ["z"]))
+    assert str(graph.outputs[0].type) == "string[batch, n]"
 
 
 def test_sizes_only_data_decides_are_fresh() -> None:
