@@ -106,7 +106,8 @@ class Pool:
             (*lead, *attrs["pads"][:count], *trail),
             (*lead, *attrs["pads"][count:], *trail),
         )
-        padded = b.emit("pad", x, before=before, after=after) if any(attrs["pads"]) else x
+        none = dims.is_static(attrs["pads"]) and not any(attrs["pads"])
+        padded = x if none else b.emit("pad", x, before=before, after=after)
         result = b.emit("pool", padded, **{**attrs, "pads": (0,) * (2 * count), "count_include_pad": False})
         shape = node.output.type.shape
         if result.type.shape == shape:
