@@ -101,10 +101,6 @@ class Builder:
             self._scalars[key] = value
         return value
 
-    def constant_value(self, name: str) -> Value:
-        """The Value of a constant already in the graph."""
-        return Value(name, of_array(self.constants[name]))
-
     def sizes(self, sizes: Sequence[Size]) -> Value:
         """A 1-d int64 tensor of sizes: a constant where all are numbers, else a `sizes` node."""
         if dims.is_static(sizes):

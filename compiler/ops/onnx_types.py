@@ -33,11 +33,6 @@ def onnx_dtype(number: int) -> DType:
         raise DtypeError(f"ONNX element type {number} is unknown; expected 1..{max(_NUMBERS)}") from None
 
 
-def onnx_number(dtype: DType) -> int:
-    """The TensorProto.DataType number of an element type."""
-    return next(number for number, known in _NUMBERS.items() if known == dtype)
-
-
 # What Cast called them before opset 6
 _NAMES = {
     "FLOAT": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT32": 6, "INT64": 7, "STRING": 8, "BOOL": 9,
