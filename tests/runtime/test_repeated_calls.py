@@ -4,7 +4,9 @@ every time, and memory stays where it is."""
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +37,10 @@ def run(case: Repeated, program: Program, rng: np.random.Generator, calls: int) 
             assert found.dtype == expected.dtype and np.array_equal(found, expected), [array.shape for array in arrays]
 
 
-def repeat(case: Repeated, rng: np.random.Generator, calls: int) -> None:
+def repeat(name: str, calls: int) -> None:
     """`calls` calls, before which and behind which memory is looked at."""
+    case = next(case for case in CASES if case.name == name)
+    rng = np.random.default_rng(calls)
     program = runtime.compile(case.model, threads=1)
     run(case, program, rng, WARM if case.share == 1 else WARM_COMPILING)
     memory, objects = resident(), len(gc.get_objects())
@@ -49,12 +53,18 @@ def repeat(case: Repeated, rng: np.random.Generator, calls: int) -> None:
     assert statistics.plans <= PLANS * (1 + case.bodies)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_calls(case: Repeated, rng: np.random.Generator) -> None:
-    repeat(case, rng, CALLS)
+def repeat_alone(name: str, calls: int) -> None:
+    """In a process of its own: what other tests left behind comes and goes by megabytes."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(repeat, name, calls).result()
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_calls(name: str) -> None:
+    repeat_alone(name, CALLS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_ten_thousand_calls(case: Repeated, rng: np.random.Generator) -> None:
-    repeat(case, rng, 10_000)
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_ten_thousand_calls(name: str) -> None:
+    repeat_alone(name, 10_000)
