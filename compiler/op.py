@@ -81,6 +81,15 @@ class Call:
         self.guard(a, b)
         return a if isinstance(a, int) else b
 
+    def same_shape(self, found: Sequence[Size] | None, expected: Sequence[Size], what: str) -> None:
+        """Unify a shape (None: unknown, as it may be) with the one expected. Raises ShapeError where they differ."""
+        if found is None:
+            return
+        if len(found) != len(expected):
+            self.shape_error(f"{what} has shape {tuple(found)}; expected {tuple(expected)}")
+        for axis, (size, wanted) in enumerate(zip(found, expected, strict=True)):
+            self.same_size(size, wanted, f"axis {axis} of {what}")
+
     def broadcast(self, *shapes: Sequence[Size]) -> tuple[Size, ...]:
         """The NumPy broadcast of shapes; two different symbols are guarded to be equal."""
         rank = max((len(shape) for shape in shapes), default=0)

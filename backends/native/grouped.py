@@ -11,7 +11,7 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from backends.native.frame import move
-from backends.native.kernel import I8, I64, SLOT_STATUS, STATUS_INDEX_OUT_OF_RANGE, ArgumentReader
+from backends.native.kernel import I8, I64, STATUS_INDEX_OUT_OF_RANGE, ArgumentReader
 from backends.native.loops import Values, counted_loop, smaller, when
 from backends.native.vectors import llvm_type
 from compiler.dims import Size
@@ -34,8 +34,7 @@ class RowGroups:
         self.dtype, self.rows, self.depth = dtype, rows, depth
         self.ends = reader.pointer(I8)
         self.stride, self.count, self.matrix_bytes = (reader.integer() for _ in range(3))
-        status = reader.builder.load(reader.builder.gep(reader.slots, [I64(SLOT_STATUS)]))
-        self.status = reader.builder.bitcast(status, I64.as_pointer())
+        self.status = reader.status()
 
     def each(self, builder: ir.IRBuilder, first: ir.Value, stop: ir.Value, body: Body) -> None:
         """`body` for the rows of [first, stop) in each group that has some, and for those behind the last group."""

@@ -19,8 +19,9 @@ from typing import Protocol
 import numpy as np
 from llvmlite import ir
 
+from backends.native.target import Target
 from compiler.dims import Size
-from compiler.kernels import KernelCall, View
+from compiler.kernels import KernelCall, Spec, View
 
 SLOT_STATUS, SLOT_ABSOLUTE, SLOT_ARENA, SLOT_FIRST_INPUT = 0, 1, 2, 3
 STATUS_INDEX_OUT_OF_RANGE = 1
@@ -78,6 +79,17 @@ class UnpackedReads:
         return ""
 
 
+@dataclass(frozen=True)
+class VectorKernel(UnpackedReads):
+    """What a NativeKernel on vector registers has; subclasses narrow the type of `spec` and add the code."""
+
+    spec: Spec
+    target: Target
+    name: str
+    unit: str = "vector"
+    reason: str = ""
+
+
 class ArgumentReader:
     """Reads an argument block at the top of a kernel: in the order `Arguments.words` was written."""
 
@@ -97,6 +109,11 @@ class ArgumentReader:
         slot, offset = self.integer(), self.integer()
         base = self.builder.load(self.builder.gep(self.slots, [slot]))
         return self.builder.bitcast(self.builder.gep(base, [offset]), element.as_pointer(), name=name)
+
+    def status(self) -> ir.Value:
+        """Where a data-dependent error is reported, typed as a pointer to int64."""
+        word = self.builder.load(self.builder.gep(self.slots, [I64(SLOT_STATUS)]))
+        return self.builder.bitcast(word, I64.as_pointer())
 
 
 def declare_kernel(module: ir.Module, name: str) -> ir.Function:

@@ -191,6 +191,17 @@ def rows_per_chunk(rows: int, row_ns: float, threads: int) -> int:
     return -(-rows // chunks) if chunks > 1 else max(rows, 1)
 
 
+def row_pieces(length: int, rows: int, row_ns: float, threads: int, shortest: int, grain: int = 1) -> tuple[int, int]:
+    """How many pieces rows of `length` elements are cut into where there are too few of them to share out whole, and
+    the elements of a piece: about `shortest` at least, a multiple of `grain`."""
+    wanted = min(int(rows * row_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD)
+    pieces = min(-(-wanted // max(rows, 1)), length // shortest) if rows < wanted else 1
+    if pieces <= 1:
+        return 1, length
+    piece = -(-length // (pieces * grain)) * grain
+    return -(-length // piece), piece
+
+
 def product(sizes: Sequence[int]) -> int:
     """The number of positions of an index space (1 for rank 0)."""
     return prod(sizes)

@@ -23,15 +23,14 @@ from backends.native.access import (
 )
 from backends.native.emitter import ExprEmitter
 from backends.native.hoist import Hoisted
-from backends.native.kernel import I64, ArgumentReader, Arguments, UnpackedReads, declare_kernel
+from backends.native.kernel import I64, ArgumentReader, Arguments, VectorKernel, declare_kernel
 from backends.native.loops import (
-    CHUNK_NS,
-    CHUNKS_PER_THREAD,
     Odometer,
     byte_strides,
     counted_loop,
     product,
     round_down,
+    row_pieces,
     rows_per_chunk,
     smaller,
 )
@@ -45,17 +44,14 @@ from compiler.kernels import BROADCAST, GENERAL, KernelCall, MapSpec
 TRANSPOSING_BLOCK = 64
 SHORTEST_CHUNK = 4096  # elements of a transposing map
 SHORTEST_PIECE = 1024  # elements; the last axis is not split finer
+GRAIN = 64  # elements; pieces are whole numbers of it
 
 
 @dataclass(frozen=True)
-class MapKernel(UnpackedReads):
+class MapKernel(VectorKernel):
     """The NativeKernel of a MapSpec."""
 
     spec: MapSpec
-    target: Target
-    name: str
-    unit: str = "vector"
-    reason: str = ""
 
     @property
     def lanes(self) -> int:
@@ -90,12 +86,7 @@ class MapKernel(UnpackedReads):
             least = -(-SHORTEST_CHUNK // rows)
             piece = -(-max(least, TRANSPOSING_BLOCK) // TRANSPOSING_BLOCK) * TRANSPOSING_BLOCK
             return -(-inner // piece), piece
-        wanted = min(int(rows * row_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD)
-        pieces = min(-(-wanted // max(rows, 1)), inner // SHORTEST_PIECE) if rows < wanted else 1
-        if pieces <= 1:
-            return 1, inner
-        piece = (-(-inner // pieces) + 63) // 64 * 64
-        return -(-inner // piece), piece
+        return row_pieces(inner, rows, row_ns, threads, SHORTEST_PIECE, GRAIN)
 
 
 class _MapEmission:

@@ -16,19 +16,17 @@ from backends.native.copy_plan import ELEMENTWISE, TRANSPOSED, CopyPlan, plan_co
 from backends.native.kernel import (
     I8,
     I64,
-    SLOT_STATUS,
     STATUS_INDEX_OUT_OF_RANGE,
     ArgumentReader,
     Arguments,
     declare_kernel,
 )
 from backends.native.loops import (
-    CHUNK_NS,
-    CHUNKS_PER_THREAD,
     Odometer,
     Values,
     counted_loop,
     product,
+    row_pieces,
     rows_per_chunk,
     smaller,
     when,
@@ -42,6 +40,7 @@ from compiler.kernels import KernelCall, MoveSpec, View
 
 BYTES_PER_NS = 30.0
 SHORTEST_PIECE = 1 << 14  # bytes; rows are not split finer
+GRAIN = 64  # elements; pieces are whole numbers of it
 
 
 class CopyKernel(MoveKernel):
@@ -103,9 +102,10 @@ class CopyKernel(MoveKernel):
         plan: CopyPlan = plan_copy(axes, self.spec.bytes, RowCopy.tile_of(self.spec.bytes, self.target))
         walked = [(1, 0, 0)] * (self.rank - 1 - len(plan.walked)) + list(plan.walked)
         rows = product([extent for extent, _, _ in walked])
-        row_bytes = plan.length * min(self.spec.bytes, 8) * plan.strips
+        step_bytes = min(self.spec.bytes, 8) * plan.strips
+        row_bytes = plan.length * step_bytes
         row_ns = 4.0 + row_bytes / BYTES_PER_NS * (1.0 if plan.mode != ELEMENTWISE else 16.0 / self.spec.bytes)
-        pieces, piece = _pieces(plan.length, row_bytes, rows, row_ns, threads)
+        pieces, piece = row_pieces(plan.length, rows, row_ns, threads, -(-SHORTEST_PIECE // step_bytes), GRAIN)
         per_chunk = rows_per_chunk(rows, row_ns / pieces, -(-threads // pieces))
         words: list[int | View] = [read, write, plan.mode, plan.length, pieces, piece, rows, per_chunk]
         words += [plan.from_stride, plan.to_stride, plan.strip, plan.strip_from, plan.strip_to]
@@ -128,7 +128,7 @@ class TakeKernel(MoveKernel):
         mode, length, count, per_chunk, available, step, from_stride, to_stride = (reader.integer() for _ in range(8))
         extents = [reader.integer() for _ in range(2)]
         odometer = Odometer(builder, extents, [[reader.integer() for _ in extents] for _ in range(3)])
-        status = builder.bitcast(builder.load(builder.gep(function.args[1], [I64(SLOT_STATUS)])), I64.as_pointer())
+        status = reader.status()
         first = builder.mul(function.args[2], per_chunk)
         last = smaller(builder, builder.add(first, per_chunk), count)
 
@@ -182,15 +182,6 @@ class TakeKernel(MoveKernel):
         ]
         words += [outer, count, from_outer, 0, 0, size(index.strides[0]) * index.dtype.bytes, to_outer, to_index]
         return Arguments(tuple(words), max(1, -(-rows // per_chunk)))
-
-
-def _pieces(length: int, row_bytes: int, rows: int, row_ns: float, threads: int) -> tuple[int, int]:
-    wanted = min(int(rows * row_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD)
-    pieces = min(-(-wanted // max(rows, 1)), row_bytes // SHORTEST_PIECE) if rows < wanted else 1
-    if pieces <= 1:
-        return 1, length
-    piece = (-(-length // pieces) + 63) // 64 * 64
-    return -(-length // piece), piece
 
 
 _KERNELS: dict[str, type[CopyKernel] | type[TakeKernel] | type[ElementsKernel]] = {

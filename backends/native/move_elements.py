@@ -9,19 +9,17 @@ from llvmlite import ir
 from backends.native.kernel import (
     I8,
     I64,
-    SLOT_STATUS,
     STATUS_INDEX_OUT_OF_RANGE,
     ArgumentReader,
     Arguments,
     declare_kernel,
 )
 from backends.native.loops import (
-    CHUNK_NS,
-    CHUNKS_PER_THREAD,
     Odometer,
     Values,
     chunk_range,
     counted_loop,
+    row_pieces,
     rows_per_chunk,
     when,
 )
@@ -47,7 +45,7 @@ class ElementsKernel(MoveKernel):
         inner = [reader.integer() for _ in range(3)]
         extents = [reader.integer() for _ in range(2)]
         odometer = Odometer(builder, extents, [[reader.integer() for _ in extents] for _ in pointers])
-        status = builder.bitcast(builder.load(builder.gep(function.args[1], [I64(SLOT_STATUS)])), I64.as_pointer())
+        status = reader.status()
         first, last = chunk_range(builder, builder.udiv(function.args[2], pieces), per_chunk, count)
         start, stop = chunk_range(builder, builder.urem(function.args[2], pieces), piece, length)
 
@@ -88,9 +86,7 @@ class ElementsKernel(MoveKernel):
         outer, count, length = (size(extent) for extent in index.shape)
         strides = [[size(stride) * view.dtype.bytes for stride in view.strides] for view in (table, lone, index)]
         rows, row_ns = outer * count, length * ELEMENT_NS
-        wanted = min(int(rows * row_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD)
-        pieces = max(1, min(-(-wanted // max(rows, 1)), length // SHORTEST_PIECE)) if rows < wanted else 1
-        piece = -(-length // pieces)
+        pieces, piece = row_pieces(length, rows, row_ns, threads, SHORTEST_PIECE)
         per_chunk = rows_per_chunk(rows, row_ns / pieces, -(-threads // pieces))
         words: list[int | View] = [table, lone, index, rows, per_chunk, length, pieces, piece, size(table.shape[1])]
         words += [strides[0][1], *(row[2] for row in strides), outer, count]

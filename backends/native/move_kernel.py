@@ -6,22 +6,17 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from backends.native.kernel import I64, UnpackedReads
-from backends.native.target import Target
+from backends.native.kernel import I64, VectorKernel
 from backends.native.vectors import llvm_type
 from compiler.dtypes import DType
 from compiler.kernels import MoveSpec
 
 
 @dataclass(frozen=True)
-class MoveKernel(UnpackedReads):
+class MoveKernel(VectorKernel):
     """The NativeKernel of a MoveSpec but for `emit` and `arguments`."""
 
     spec: MoveSpec
-    target: Target
-    name: str
-    unit: str = "vector"
-    reason: str = ""
 
     @property
     def index_dtype(self) -> DType:

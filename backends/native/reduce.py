@@ -15,8 +15,8 @@ from llvmlite import ir
 
 from backends.native import reduce_column, reduce_row
 from backends.native.access import kernel_name, operand_words, vector_lanes, vector_ns
-from backends.native.kernel import Arguments, UnpackedReads
-from backends.native.loops import CHUNK_NS, CHUNKS_PER_THREAD, byte_strides, product, rows_per_chunk
+from backends.native.kernel import Arguments, VectorKernel
+from backends.native.loops import byte_strides, product, row_pieces, rows_per_chunk
 from backends.native.reduce_plan import PIECE, ReducePlan, plan
 from backends.native.target import Target
 from compiler.canonical import LANES
@@ -27,14 +27,10 @@ ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
-class ReduceKernel(UnpackedReads):
+class ReduceKernel(VectorKernel):
     """The NativeKernel of a ReduceSpec."""
 
     spec: ReduceSpec
-    target: Target
-    name: str
-    unit: str = "vector"
-    reason: str = ""
 
     @cached_property
     def plan(self) -> ReducePlan:
@@ -65,7 +61,8 @@ class ReduceKernel(UnpackedReads):
         columns = 1 if row else shape[vector_axis]
 
         row_ns = self._row_ns(length, columns, len(views))
-        pieces, piece = (1, columns) if row else self._pieces(columns, rows, row_ns, threads)
+        block = self.plan.lanes * self.plan.unroll
+        pieces, piece = (1, columns) if row else row_pieces(columns, rows, row_ns, threads, block, block)
         per_chunk = rows_per_chunk(rows, row_ns / pieces, -(-threads // pieces))
         offsets, scratch = self._scratch(length)
 
@@ -84,16 +81,6 @@ class ReduceKernel(UnpackedReads):
         roots = (*(stage.expr for stage in self.spec.stages), *self.spec.element_outputs)
         vectors = length * columns / self.plan.lanes
         return 10.0 + vectors * (vector_ns(roots, operands) + 0.1 * len(self.spec.stages))
-
-    def _pieces(self, columns: int, rows: int, row_ns: float, threads: int) -> tuple[int, int]:
-        # How many pieces the columns are cut into, and their length.
-        block = self.plan.lanes * self.plan.unroll
-        wanted = min(int(rows * row_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD)
-        pieces = min(-(-wanted // max(rows, 1)), columns // block) if rows < wanted else 1
-        if pieces <= 1:
-            return 1, columns
-        piece = -(-columns // (pieces * block)) * block
-        return -(-columns // piece), piece
 
     def _scratch(self, length: int) -> tuple[list[int], int]:
         # Where each kept stage's elements of one row (or block of columns) lie, and how many bytes all take.

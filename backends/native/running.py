@@ -10,7 +10,7 @@ from llvmlite import ir
 
 from backends.native.access import Operand, kernel_name, operand_words, read_operands, vector_lanes
 from backends.native.emitter import ExprEmitter
-from backends.native.kernel import I64, ArgumentReader, Arguments, UnpackedReads, declare_kernel
+from backends.native.kernel import I64, ArgumentReader, Arguments, VectorKernel, declare_kernel
 from backends.native.loops import (
     Values,
     byte_strides,
@@ -32,14 +32,10 @@ PIECE = 256  # elements; pieces of rows are whole numbers of it
 
 
 @dataclass(frozen=True)
-class RunningKernel(UnpackedReads):
+class RunningKernel(VectorKernel):
     """The NativeKernel of a RunningSpec."""
 
     spec: RunningSpec
-    target: Target
-    name: str
-    unit: str = "vector"
-    reason: str = ""
 
     @property
     def lanes(self) -> int:

@@ -24,11 +24,10 @@ from backends.native.access import (
 from backends.native.emitter import ExprEmitter
 from backends.native.kernel import (
     I64,
-    SLOT_STATUS,
     STATUS_INDEX_OUT_OF_RANGE,
     ArgumentReader,
     Arguments,
-    UnpackedReads,
+    VectorKernel,
     declare_kernel,
 )
 from backends.native.loops import (
@@ -54,14 +53,10 @@ GRAIN = 64  # elements; pieces of rows are whole numbers of it
 
 
 @dataclass(frozen=True)
-class ScatterKernel(UnpackedReads):
+class ScatterKernel(VectorKernel):
     """The NativeKernel of a ScatterSpec."""
 
     spec: ScatterSpec
-    target: Target
-    name: str
-    unit: str = "vector"
-    reason: str = ""
 
     @property
     def whole_rows(self) -> bool:
@@ -133,9 +128,7 @@ class _Emission:
         split = [(reader.integer(), reader.integer()) for _ in range(3)]  # each, parts
         strides = [[reader.integer() for _ in range(2)] for _ in range(3)]
         self.step = strides[2][1]
-        self.status = builder.bitcast(
-            builder.load(builder.gep(self.function.args[1], [I64(SLOT_STATUS)])), I64.as_pointer()
-        )
+        self.status = reader.status()
         chunk, bounds = self.function.args[2], []
         for total, (each, parts) in zip((outer, length, self.available), split, strict=True):
             bounds.append(chunk_range(builder, builder.urem(chunk, parts), each, total))

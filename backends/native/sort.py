@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from backends.native.access import kernel_name
-from backends.native.kernel import I8, I64, ArgumentReader, Arguments, UnpackedReads, declare_kernel
+from backends.native.kernel import I8, I64, ArgumentReader, Arguments, VectorKernel, declare_kernel
 from backends.native.loops import Odometer, Values, byte_strides, chunk_range, counted_loop, rows_per_chunk, when
 from backends.native.memory import align
 from backends.native.sort_emission import DIGITS, ENOUGH, RowSort
@@ -31,14 +31,10 @@ NARROW_FROM = 4  # times as many elements as are wanted
 
 
 @dataclass(frozen=True)
-class SortKernel(UnpackedReads):
+class SortKernel(VectorKernel):
     """The NativeKernel of a SortSpec."""
 
     spec: SortSpec
-    target: Target
-    name: str
-    unit: str = "vector"
-    reason: str = ""
 
     @property
     def lanes(self) -> int:

@@ -20,7 +20,7 @@ from backends.native.kernel import (
     I64,
     ArgumentReader,
     Arguments,
-    UnpackedReads,
+    VectorKernel,
     declare_kernel,
 )
 from backends.native.loops import (
@@ -59,14 +59,10 @@ CANDIDATE_NS, VECTOR_NS = 4.0, 1.5
 
 
 @dataclass(frozen=True)
-class SuppressKernel(UnpackedReads):
+class SuppressKernel(VectorKernel):
     """The NativeKernel of a SuppressSpec."""
 
     spec: SuppressSpec
-    target: Target
-    name: str
-    unit: str = "vector"
-    reason: str = ""
 
     @property
     def lanes(self) -> int:

@@ -17,11 +17,10 @@ from backends.native.emitter import ExprEmitter
 from backends.native.kernel import (
     I8,
     I64,
-    SLOT_STATUS,
     STATUS_INDEX_OUT_OF_RANGE,
     ArgumentReader,
     Arguments,
-    UnpackedReads,
+    VectorKernel,
     declare_kernel,
 )
 from backends.native.loops import (
@@ -47,14 +46,10 @@ TAP_NS, VECTOR_NS, POSITION_NS = 1.5, 0.3, 4.0
 
 
 @dataclass(frozen=True)
-class WeightedTakeKernel(UnpackedReads):
+class WeightedTakeKernel(VectorKernel):
     """The NativeKernel of a WeightedTakeSpec."""
 
     spec: WeightedTakeSpec
-    target: Target
-    name: str
-    unit: str = "vector"
-    reason: str = ""
 
     @property
     def step(self) -> Expr:
@@ -107,8 +102,7 @@ class _Emission:
         self.available, self.row_step, self.length = (reader.integer() for _ in range(3))
         extents = [reader.integer() for _ in range(2)]
         odometer = Odometer(builder, extents, [[reader.integer() for _ in extents] for _ in range(4)])
-        status = builder.load(builder.gep(self.function.args[1], [I64(SLOT_STATUS)]))
-        self.status = builder.bitcast(status, I64.as_pointer())
+        self.status = reader.status()
         block = self.lanes * VECTORS
         full = round_down(builder, self.length, block)
         first, last = chunk_range(builder, self.function.args[2], per_chunk, positions)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from backends.native.access import cost, kernel_name, operand_words
-from backends.native.kernel import Arguments, UnpackedReads
+from backends.native.kernel import Arguments, VectorKernel
 from backends.native.loops import byte_strides, product, rows_per_chunk
 from backends.native.target import Target
 from backends.native.window_emission import WindowEmission
@@ -23,14 +23,10 @@ from compiler.kernels import KernelCall, WindowSpec
 
 
 @dataclass(frozen=True)
-class WindowKernel(UnpackedReads):
+class WindowKernel(VectorKernel):
     """The NativeKernel of a WindowSpec."""
 
     spec: WindowSpec
-    target: Target
-    name: str
-    unit: str = "vector"
-    reason: str = ""
 
     @property
     def lanes(self) -> int:

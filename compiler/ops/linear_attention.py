@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from compiler.builder import Builder
-from compiler.dims import Size
 from compiler.ir import Node, Value
 from compiler.op import REQUIRED, Call, OnnxRow, Sample, op
 from compiler.ops.elementwise import FLOAT, check_kind
@@ -20,14 +19,6 @@ from compiler.types import TensorType
 
 _ATTRS = {"q_num_heads": REQUIRED, "kv_num_heads": REQUIRED, "scale": 0.0, "update_rule": "gated_delta",
           "chunk_size": 64}  # fmt: skip
-
-
-def _check_shape(call: Call, what: str, found: Sequence[Size], expected: Sequence[Size]) -> None:
-    """Raises ShapeError where `found` is not of the expected shape."""
-    if len(found) != len(expected):
-        call.shape_error(f"{what} has shape {tuple(found)}; expected {tuple(expected)}")
-    for axis, (size, wanted) in enumerate(zip(found, expected, strict=True)):
-        call.same_size(size, wanted, f"axis {axis} of {what}")
 
 
 @op(
@@ -55,13 +46,13 @@ class LinearAttention:
             ("k", k, (*q[:2], groups * width)),
             ("v", v, (*q[:2], groups * size)),
         ):
-            _check_shape(call, what, found, expected)
+            call.same_shape(found, expected, what)
         state, decay, beta = (call.optional(i) for i in (3, 4, 5))
-        if state is not None and state.shape is not None:
-            _check_shape(call, "the state", state.shape, (q[0], groups, width, size))
+        if state is not None:
+            call.same_shape(state.shape, (q[0], groups, width, size), "the state")
         for what, operand, last in (("decay", decay, (groups, groups * width)), ("beta", beta, (groups, 1))):
             if operand is not None and operand.shape is not None:
-                _check_shape(call, what, operand.shape, (*q[:2], *operand.shape[2:3]))
+                call.same_shape(operand.shape, (*q[:2], *operand.shape[2:3]), what)
                 if operand.shape[2] not in last:
                     call.shape_error(f"{what} is {operand}; expected {last[0]} or {last[1]} on the last axis")
         held = TensorType(dtype if state is None else state.dtype, (q[0], groups, width, size))

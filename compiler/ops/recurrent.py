@@ -61,23 +61,13 @@ def _infer(cell: Cell, call: Call) -> list[TensorType]:
     states = [(batch, count, n) if call.attrs["layout"] else (count, batch, n) for n in last]
     gates, peepholes = (count, 2 * last[-1] * cell.gates), (count, 3 * last[-1])
     for i, expected in enumerate((gates, (batch,), *states, peepholes)[: PROJECTION - 3], start=3):
-        _check_operand(call, i, expected)
+        if (operand := call.optional(i)) is not None:
+            call.same_shape(operand.shape, expected, f"operand {i}")
     if call.attrs["layout"]:
         shapes: list[tuple[Size, ...]] = [(batch, steps, count, hidden), *((batch, count, n) for n in last)]
     else:
         shapes = [(steps, count, batch, hidden), *((count, batch, n) for n in last)]
     return [TensorType(dtype, shape) for shape in shapes][: call.outputs]
-
-
-def _check_operand(call: Call, i: int, expected: tuple[Size, ...]) -> None:
-    """Raises ShapeError where operand i is there and of another shape."""
-    found = call.optional(i)
-    if found is None or found.shape is None:
-        return
-    if len(found.shape) != len(expected):
-        call.shape_error(f"operand {i} is {found}; expected shape {expected}")
-    for axis, (size, wanted) in enumerate(zip(found.shape, expected, strict=True)):
-        call.same_size(size, wanted, f"axis {axis} of operand {i}")
 
 
 def _in_onnx_order(array: np.ndarray | None, gates: int, order: Sequence[int] | None) -> np.ndarray | None:

@@ -75,15 +75,6 @@ def scatter_along(
     return b.emit("reshape", filled, b.sizes(whole))
 
 
-def _check_updates(call: Call, expected: Sequence[Size]) -> None:
-    """Raises ShapeError where the updates (operand 2) are not of the shape that data and index ask for."""
-    found = call.tensor(2).shape
-    if found is not None and len(found) != len(expected):
-        call.shape_error(f"updates {call.tensor(2)}; expected shape {tuple(expected)}")
-    for axis, (size, wanted) in enumerate(zip(found or (), expected, strict=False)):
-        call.same_size(size, wanted, f"axis {axis} of the updates")
-
-
 _REDUCTIONS = ("add", "mul", "max", "min")
 
 
@@ -100,7 +91,7 @@ class ScatterElements:
     def infer(call: Call) -> list[TensorType]:
         call.same_dtype(0, 2)
         if call.tensor(1).shape is not None:
-            _check_updates(call, call.tensor(1).shape)
+            call.same_shape(call.tensor(2).shape, call.tensor(1).shape, "the updates")
         return [call.tensor(0)]
 
     def reference(
@@ -143,7 +134,7 @@ class ScatterNd:
         call.same_dtype(0, 2)
         data, places = call.tensor(0).shape, call.tensor(1).shape
         if data is not None and places and isinstance(places[-1], int):
-            _check_updates(call, (*places[:-1], *data[places[-1] :]))
+            call.same_shape(call.tensor(2).shape, (*places[:-1], *data[places[-1] :]), "the updates")
         return [call.tensor(0)]
 
     def reference(data: np.ndarray, places: np.ndarray, updates: np.ndarray, *, reduction: str) -> np.ndarray:
