@@ -13,6 +13,9 @@ element in row order. Which order a reduction uses is part of its kernel spec (R
 
 op rounds to the accumulator's type each time; max(a, b) is b where b > a or b is NaN, else a (so the order matters
 for the sign of zero alone); argmax keeps the earlier index among equals and the first NaN of all.
+
+A product's element is one chain of fused multiply-adds over ascending k, but that bfloat16 is taken in pairs, the second
+of a pair first: so machines with instructions for it do, and the others follow.
 """
 
 from __future__ import annotations
@@ -21,9 +24,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from compiler import dtypes
+from compiler.dtypes import DType
+
 LANES = 64
+PAIRED = dtypes.bfloat16
 
 Combine = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def product_order(dtype: DType, k: int) -> np.ndarray:
+    """The indices along K, [k], in the order in which a product of operands of `dtype` adds them up."""
+    order = np.arange(k)
+    if dtype == PAIRED:
+        pairs = k // 2 * 2
+        order[:pairs] = order[:pairs].reshape(-1, 2)[:, ::-1].reshape(-1)
+    return order
 
 
 def canonical_sum(array: np.ndarray, axis: int | Sequence[int] = -1) -> np.ndarray:

@@ -108,6 +108,11 @@ class GemmSpec:
     (N, output positions...), and the call's `params` are, per spatial axis, output size, kernel, stride, dilation,
     pad before, input size, each group over all axes in that order.
     `epilogue_classes`: stride class of each epilogue operand along N; `out_classes`: of each output along N.
+    a and b are one float type (acc: at least float32), any of int8 and uint8 (acc int32), or acc itself; integers wrap.
+    bfloat16 products are added pair by pair along K, the second of a pair first (canonical.product_order).
+    Epilogues of integer products may use stat(0), the sum of a row of A, stat(1), the sum of a column of B (both of
+    type acc), and extent, which is K: all that zero points need. `fill`: number of the epilogue operand whose one
+    element, of type a, stands in a window's padding; 0: zeros do.
     With `ends` (int32 or int64) B is one matrix a group, (E, K, N), and the last read, of that type, says where each
     group's rows of A end, (E,) ascending: rows [ends[e-1], ends[e]) take B[e], rows from the last end on are products
     of nothing. Ends that descend or lie outside 0..M are an error flag; `batch_rank` is 0.
@@ -126,6 +131,7 @@ class GemmSpec:
     out_classes: tuple[str, ...]
     window: int = 0
     ends: DType | None = None
+    fill: int = 0
 
 
 @dataclass(frozen=True)
