@@ -14,8 +14,8 @@ element in row order. Which order a reduction uses is part of its kernel spec (R
 op rounds to the accumulator's type each time; max(a, b) is b where b > a or b is NaN, else a (so the order matters
 for the sign of zero alone); argmax keeps the earlier index among equals and the first NaN of all.
 
-A product's element is one chain of fused multiply-adds over ascending k, but that bfloat16 is taken in pairs, the second
-of a pair first: so machines with instructions for it do, and the others follow.
+A product's element is one chain of fused multiply-adds over ascending k, but that bfloat16 is taken in pairs, the
+second of a pair first: so machines with instructions for it do, and the others follow.
 """
 
 from __future__ import annotations
