@@ -46,7 +46,7 @@ class Blocking:
 class Product:
     """What blocking has to know about a call. `fresh_b`: B comes unpacked; `unit_b`: with unit stride along N;
     `gathers`: A rows are copied into scratch first. K blocks are whole `segment`s. The rows are shared out among
-    `groups` matrices B."""
+    `groups` matrices B. `sums_b`: columns of B are summed, which only packing does."""
 
     batch: int
     m: int
@@ -57,6 +57,7 @@ class Product:
     gathers: bool
     segment: int = 1
     groups: int = 1
+    sums_b: bool = False
 
 
 @lru_cache(maxsize=1024)
@@ -65,7 +66,8 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     mr, nr = grid.rows * unit.m, grid.columns * unit.n
     batch, m, n, k = max(product.batch, 1), max(product.m, 1), max(product.n, 1), max(product.k, 1)
     # Packing a panel pays once it is read often; in place, only whole panels with neighbours side by side will do.
-    pack_b = product.fresh_b and (not unit.in_place or not product.unit_b or m > 4 * mr * product.groups)
+    scattered = unit.k > 1 or not unit.in_place or not product.unit_b or product.sums_b
+    pack_b = product.fresh_b and (scattered or m > 4 * mr * product.groups)
     columns_ns = k * -(-n // nr) * nr / (unit.n * unit.k * 2 * GIGAHERTZ)  # one row of A against all of B
     read_ns = k * n * unit.b.bytes * min(product.groups, m) / BYTES_PER_NS
     total_ns = batch * max(-(-m // unit.m) * columns_ns, read_ns)
@@ -103,7 +105,7 @@ def _block_rows(unit: MatrixUnit, product: Product, target: Target, item_rows: i
     """Rows of A walked for every panel of B: equal parts of an item that L2 holds beside two panels, but enough of
     them that B, which passes once for each block, costs little bandwidth."""
     panels = 2 * min(nr * product.k * unit.b.bytes, target.l2 // 4)  # the one in use and the next
-    rows = (target.l2 * 3 // 4 - panels) // max(product.k * unit.a.bytes, 1)
+    rows = (target.l2 * 3 // 4 - panels) // max(product.k * unit.left.bytes, 1)
     most = max(rows // mr, LEAST_ROWS // mr, 1) * mr
     return _share(item_rows, -(-item_rows // most), mr)
 

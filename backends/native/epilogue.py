@@ -17,10 +17,11 @@ from backends.native.emitter import ExprEmitter
 from backends.native.frame import FRAME, Frame, Member, move
 from backends.native.kernel import I64, POINTER
 from backends.native.loops import counted_loop, smaller
-from backends.native.vectors import I32, lanes_of, load_vector, tail_mask
+from backends.native.sums import COLUMN, wanted
+from backends.native.vectors import I32, lanes_of, llvm_type, load_vector, tail_mask
 from compiler.dtypes import DType
 from compiler.expr import Expr, arg
-from compiler.kernels import GENERAL, GemmSpec
+from compiler.kernels import BROADCAST, GENERAL, UNIT, GemmSpec
 
 DIRECT_COST = 6  # instructions an accumulator may take in the micro-kernel
 ROWS_TOGETHER = 2  # four spill
@@ -30,13 +31,15 @@ Row = Sequence[tuple[Operand, ir.Value]]  # every member with its row's byte off
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What becomes of the accumulators: `outputs` over arg 0 (type `acc`) and the operands, in vectors of `lanes`."""
+    """What becomes of the accumulators: `outputs` over arg 0 (type `acc`) and the operands, in vectors of `lanes`.
+    `sums`: which sums they read; each is one more operand, of rows or columns."""
 
     outputs: tuple[Expr, ...]
     acc: DType
     inputs: tuple[Member, ...]
     stores: tuple[Member, ...]
     lanes: int
+    sums: tuple[int, ...] = ()
 
     @staticmethod
     def of(spec: GemmSpec, lanes: int) -> Epilogue:
@@ -44,12 +47,17 @@ class Epilogue:
         outputs = spec.epilogue or (arg(0, spec.acc),)
         inputs = tuple(map(Member, spec.epilogue_inputs, spec.epilogue_classes))
         stores = tuple(map(Member, (e.dtype for e in outputs), spec.out_classes))
-        return Epilogue(outputs, spec.acc, inputs, stores, lanes)
+        return Epilogue(outputs, spec.acc, inputs, stores, lanes, wanted(outputs))
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """Operands, then outputs: the order they have in a frame."""
-        return self.inputs + self.stores
+        """Operands, outputs, sums: the order they have in a frame."""
+        sums = (Member(self.acc, UNIT if which == COLUMN else BROADCAST) for which in self.sums)
+        return (*self.inputs, *self.stores, *sums)
+
+    def sum_member(self, which: int) -> int:
+        """The number of the member that sums of rows or columns are."""
+        return len(self.inputs) + len(self.stores) + self.sums.index(which)
 
     @property
     def direct(self) -> bool:
@@ -59,6 +67,7 @@ class Epilogue:
     def apply(
         self,
         builder: ir.IRBuilder,
+        frame: Frame,
         accs: Sequence[ir.Value],
         rows: Sequence[Row],
         column: ir.Value,
@@ -67,15 +76,18 @@ class Epilogue:
         """Compute and store `lanes` columns from `column` on, of one row or several side by side in one long vector."""
 
         def leaf(node: Expr) -> ir.Value:
-            if node.value == 0:
+            if node.op == "extent":
+                return _integer(builder, frame.get("k"), llvm_type(node.dtype))
+            if node.op == "arg" and node.value == 0:
                 return concatenate(builder, accs)
-            loads = (row[node.value - 1] for row in rows)
+            member = node.value - 1 if node.op == "arg" else self.sum_member(node.value)
+            loads = (row[member] for row in rows)
             return concatenate(builder, [o.load(builder, at, column, self.lanes, mask) for o, at in loads])
 
         emitter = ExprEmitter(builder, self.lanes * len(rows), leaf)
         # Every value before any store: an output may lie where an operand is read.
         values = [split(builder, emitter.emit(expr), len(rows)) for expr in self.outputs]
-        for parts, number in zip(values, range(len(self.inputs), len(self.members)), strict=True):
+        for number, parts in enumerate(values, len(self.inputs)):
             for value, row in zip(parts, rows, strict=True):
                 operand, at = row[number]
                 operand.store(builder, value, at, column, mask)
@@ -110,7 +122,7 @@ class Epilogue:
             def vectors(c: ir.Value, lanes_on: ir.Value | None) -> list[ir.Value]:
                 offset = builder.mul(c, I64(self.acc.bytes))
                 accs = [load_vector(builder, move(builder, start, offset), self.acc, self.lanes) for start in starts]
-                self.apply(builder, accs, members, builder.add(n, c), lanes_on)
+                self.apply(builder, frame, accs, members, builder.add(n, c), lanes_on)
                 return []
 
             counted_loop(builder, I64(0), full, I64(self.lanes), [], lambda c, _: vectors(c, None))
@@ -121,6 +133,10 @@ class Epilogue:
         counted_loop(builder, I64(0), rows, I64(ROWS_TOGETHER), [], some_rows)
         builder.ret_void()
         return function
+
+
+def _integer(builder: ir.IRBuilder, value: ir.Value, kind: ir.Type) -> ir.Value:
+    return value if kind == value.type else builder.trunc(value, kind)
 
 
 def row_of(builder: ir.IRBuilder, operands: Sequence[tuple[Operand, ir.Value]], m: ir.Value) -> Row:

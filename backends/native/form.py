@@ -11,10 +11,12 @@ from backends.native.kernel import I64
 from backends.native.units import Grid, MatrixUnit
 from compiler.kernels import GemmSpec
 
-# The argument words before the operands, in order. Offsets are of scratch, in bytes: `rows_offset` of gathered rows or
-# their addresses, `a_offset` of packed A or a row of zeros. `segment`: elements of K that lie side by side in A.
+# The argument words before the operands, in order. Offsets are of scratch, in bytes: `rows_offset` of rows of A
+# (gathered or copied, `pitch` bytes apart) or their addresses, `a_offset` of packed A or a row of padding, `row_sums`
+# and `column_sums` of a block's and an item's sums. `segment`: elements of K that lie side by side in A.
 HEADER = ("items", "items_per_chunk", "m_items", "n_items", "item_rows", "item_columns", "block_rows", "m", "n", "k",
-          "depth", "pack_b", "b_offset", "b_step", "rows_offset", "a_offset", "tile_step", "segment")  # fmt: skip
+          "depth", "pack_b", "b_offset", "b_step", "copy_a", "rows_offset", "pitch", "a_offset", "tile_step", "segment",
+          "row_sums", "column_sums")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Shape:
     """What shapes a GEMM kernel's code besides its spec. `rows`: row counts micro-kernels exist for, descending;
     `narrow`: columns of the micro-kernels for the last panel (the grid's own if nothing is known of it); `small`:
     whether there is a path for few rows; `packs_a`: whether blocks of A are packed into panels; `indirect`: whether a
-    window's rows are read where they lie, through a table, instead of gathered."""
+    window's rows are read where they lie, through a table, instead of gathered; `copies_a`: whether there is code that
+    copies rows of A into scratch, as the unit reads them."""
 
     grid: Grid
     rows: tuple[int, ...]
@@ -30,6 +33,7 @@ class Shape:
     small: bool
     packs_a: bool
     indirect: bool
+    copies_a: bool = False
 
 
 @dataclass(frozen=True)

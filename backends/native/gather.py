@@ -2,7 +2,7 @@
 
 Row m of A is an output position (batch, output position...), its columns run over (kernel positions..., channels).
 Where the kernel's last axis is dense in memory (dilation 1, pixels side by side), its positions and channels are one
-run, cut at the borders; padding is zero. The micro-kernel then reads the rows like any row-major A.
+run, cut at the borders; padding is a given element. The micro-kernel then reads the rows like any row-major A.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
+from backends.native.conversions import emit_cast
 from backends.native.frame import move
 from backends.native.kernel import I64, POINTER
 from backends.native.loops import Odometer, counted_loop, smaller, when
-from backends.native.vectors import I1, constant, llvm_type, load_vector, store_vector, tail_mask, widen
+from backends.native.units import MatrixUnit
+from backends.native.vectors import I1, llvm_type, load_vector, store_vector, tail_mask
 from compiler.dims import Size
 from compiler.dtypes import DType
 from compiler.kernels import KernelCall
@@ -41,15 +43,16 @@ def window_word_count(spatial: int) -> int:
     return 7 * spatial + 3 if spatial else 0
 
 
-def define_gatherer(module: ir.Module, name: str, spatial: int, dtype: DType, lanes: int) -> ir.Function:
-    """void name(window words, input, first row, rows, scratch): rows of A side by side in scratch, which is written
-    up to one vector beyond their end."""
-    kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), POINTER, I64, I64, POINTER])
+def define_gatherer(module: ir.Module, name: str, spatial: int, unit: MatrixUnit) -> ir.Function:
+    """void name(window words, input, first row, rows, scratch, pitch, spare, filler): rows of A, as the unit reads
+    them, `pitch` bytes apart in scratch, which is written up to one vector beyond their end; each ends in `spare`
+    elements of padding. `filler`: a register of padding, of the type `unit.left`."""
+    kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), POINTER, I64, I64, POINTER, I64, I64, POINTER])
     function = ir.Function(module, kind, name)
     function.linkage = "internal"
     function.attributes.add("nounwind")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    _Gatherer(builder, function, spatial, dtype, lanes).emit()
+    _Gatherer(builder, function, spatial, unit).emit()
     builder.ret_void()
     return function
 
@@ -80,10 +83,12 @@ class WindowWalk:
 class _Gatherer(WindowWalk):
     """The body of a gatherer."""
 
-    def __init__(self, builder: ir.IRBuilder, function: ir.Function, spatial: int, dtype: DType, lanes: int) -> None:
-        words, image, self.first, self.rows, self.scratch = function.args
+    def __init__(self, builder: ir.IRBuilder, function: ir.Function, spatial: int, unit: MatrixUnit) -> None:
+        words, image, self.first, self.rows, self.scratch, self.pitch, self.spare, filler = function.args
         super().__init__(builder, words, image, spatial)
-        self.dtype, self.lanes = dtype, lanes
+        self.depth, self.lanes, (self.read, self.written) = unit.k, unit.row_lanes, unit.row_types
+        typed = builder.bitcast(filler, llvm_type(self.written).as_pointer())
+        self.filler = load_vector(builder, typed, self.written, self.lanes)
 
     def emit(self) -> None:
         """All rows; those wholly inside the input take a path without clipping."""
@@ -91,8 +96,8 @@ class _Gatherer(WindowWalk):
         spread = builder.mul(self.run, self.channels)
         self.run_mask = tail_mask(builder, builder.and_(spread, I64(self.lanes - 1)), self.lanes)
 
-        def one_row(_: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
-            target, state = carried[0], carried[1:]
+        def one_row(i: ir.Value, state: list[ir.Value]) -> list[ir.Value]:
+            target = move(builder, self.scratch, builder.mul(i, self.pitch))
             corner, source = self.corner(state)
             after = when(
                 builder,
@@ -100,9 +105,11 @@ class _Gatherer(WindowWalk):
                 lambda: [self._inside(0, self._offset(source, corner), target)],
                 lambda: [self._positions(0, corner, source, I1(1), target)],
             )
-            return after + self.walk.next(state)
+            if self.depth > 1:
+                self._padding(after[0], self.spare)
+            return self.walk.next(state)
 
-        counted_loop(builder, I64(0), self.rows, I64(1), [self.scratch, *self.walk.at(self.first)], one_row)
+        counted_loop(builder, I64(0), self.rows, I64(1), self.walk.at(self.first), one_row)
 
     def _whole(self, corner: list[ir.Value]) -> ir.Value:
         """Whether every kernel position is inside the input."""
@@ -137,7 +144,7 @@ class _Gatherer(WindowWalk):
     def _positions(
         self, axis: int, corner: list[ir.Value], source: ir.Value, inside: ir.Value, target: ir.Value
     ) -> ir.Value:
-        """Copy kernel positions from `axis` inwards, zero where outside; the target pointer after them."""
+        """Copy kernel positions from `axis` inwards, padded where outside; the target pointer after them."""
         builder = self.builder
         if axis == self.spatial - 1:
             return self._runs(corner[axis], source, inside, target)
@@ -151,7 +158,7 @@ class _Gatherer(WindowWalk):
         return counted_loop(builder, I64(0), self.axis["kernel"][axis], I64(1), [target], one)[0]
 
     def _runs(self, start: ir.Value, line: ir.Value, inside: ir.Value, target: ir.Value) -> ir.Value:
-        """The kernel's last axis, in runs of `run` neighbouring positions, of which those outside are zero."""
+        """The kernel's last axis, in runs of `run` neighbouring positions, of which those outside are padding."""
         builder, axis = self.builder, self.spatial - 1
         extent = self.axis["input"][axis]
 
@@ -162,11 +169,11 @@ class _Gatherer(WindowWalk):
             low = builder.select(inside, smaller(builder, low, high), self.run)
             high = builder.select(inside, high, self.run)
             first = move(builder, line, builder.mul(builder.add(at, low), self.strides[axis + 1]))
-            to = self._zeros(carried[0], builder.mul(low, self.channels))
+            to = self._padding(carried[0], builder.mul(low, self.channels))
             count = builder.mul(builder.sub(high, low), self.channels)
             rest = builder.and_(count, I64(self.lanes - 1))
             to = self._copy(to, count, first, tail_mask(builder, rest, self.lanes))
-            return [self._zeros(to, builder.mul(builder.sub(self.run, high), self.channels))]
+            return [self._padding(to, builder.mul(builder.sub(self.run, high), self.channels))]
 
         return counted_loop(builder, I64(0), self.axis["kernel"][axis], self.run, [target], one)[0]
 
@@ -176,34 +183,33 @@ class _Gatherer(WindowWalk):
 
     # Stores are whole vectors: what they write beyond their run, the next run or row overwrites.
 
-    def _zeros(self, target: ir.Value, count: ir.Value) -> ir.Value:
-        """`count` zeros; the pointer behind them."""
-        builder = self.builder
-        zero = constant(widen(llvm_type(self.dtype), self.lanes), 0)
+    def _padding(self, target: ir.Value, count: ir.Value) -> ir.Value:
+        """`count` elements of padding; the pointer behind them."""
+        builder, written = self.builder, self.written
 
         def vector(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            store_vector(builder, zero, self._element(target, i), self.dtype)
+            store_vector(builder, self.filler, self._element(target, i, written), written)
             return []
 
         counted_loop(builder, I64(0), count, I64(self.lanes), [], vector)
-        return move(builder, target, builder.mul(count, I64(self.dtype.bytes)))
+        return move(builder, target, builder.mul(count, I64(written.bytes)))
 
     def _copy(self, target: ir.Value, count: ir.Value, source: ir.Value, mask: ir.Value) -> ir.Value:
         """`count` elements of `source`, `mask` being on for count % lanes; the pointer behind them."""
-        builder, dtype, lanes = self.builder, self.dtype, self.lanes
+        builder, read, written, lanes = self.builder, self.read, self.written, self.lanes
         whole = builder.and_(count, I64(-lanes))
 
-        def vector(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            value = load_vector(builder, self._element(source, i), dtype, lanes)
-            store_vector(builder, value, self._element(target, i), dtype)
+        def vector(i: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
+            value = load_vector(builder, self._element(source, i, read), read, lanes, mask)
+            value = value if read == written else emit_cast(builder, value, read, written)
+            store_vector(builder, value, self._element(target, i, written), written)
             return []
 
-        counted_loop(builder, I64(0), whole, I64(lanes), [], vector)
+        counted_loop(builder, I64(0), whole, I64(lanes), [], lambda i, _: vector(i, None))
         with builder.if_then(builder.icmp_signed("<", whole, count)):
-            value = load_vector(builder, self._element(source, whole), dtype, lanes, mask)
-            store_vector(builder, value, self._element(target, whole), dtype)
-        return move(builder, target, builder.mul(count, I64(dtype.bytes)))
+            vector(whole, mask)
+        return move(builder, target, builder.mul(count, I64(written.bytes)))
 
-    def _element(self, pointer: ir.Value, i: ir.Value) -> ir.Value:
-        moved = move(self.builder, pointer, self.builder.mul(i, I64(self.dtype.bytes)))
-        return self.builder.bitcast(moved, llvm_type(self.dtype).as_pointer())
+    def _element(self, pointer: ir.Value, i: ir.Value, dtype: DType) -> ir.Value:
+        moved = move(self.builder, pointer, self.builder.mul(i, I64(dtype.bytes)))
+        return self.builder.bitcast(moved, llvm_type(dtype).as_pointer())

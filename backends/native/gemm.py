@@ -18,7 +18,9 @@ from backends.native.grouped import group_words
 from backends.native.indirect import ADDRESS
 from backends.native.kernel import Arguments
 from backends.native.macrokernel import MacroKernel
+from backends.native.memory import aligned_zeros
 from backends.native.pack import pack_panels
+from backends.native.sums import ROW, needs_column_sums, wanted
 from backends.native.target import Target
 from backends.native.units import MatrixUnit
 from backends.native.units import select as select_unit
@@ -73,12 +75,17 @@ class GemmKernel:
             slice(0, 1) if call.reads[read].strides[i] == 0 else slice(None) for i in range(self.spec.batch_rank)
         )
         width, depth = self.matrix_unit.panels(self.shape.grid)[1]
-        return pack_panels(np.swapaxes(array[kept], -1, -2), width, depth)
+        panels = pack_panels(np.swapaxes(array[kept], -1, -2), width, depth)
+        if not needs_column_sums(self.spec, self.matrix_unit):
+            return panels
+        sums = array[kept].sum(axis=-2, dtype=self.spec.acc.numpy)
+        return _beside(panels, sums, panels.shape[-4] * width)
 
     def pack_key(self, call: KernelCall, read: int) -> str:
         """The panel layout."""
         width, depth = self.matrix_unit.panels(self.shape.grid)[1]
-        return f"panels_{self.spec.b}_{width}x{depth}"
+        sums = "_sums" if needs_column_sums(self.spec, self.matrix_unit) else ""
+        return f"panels_{self.spec.b}_{width}x{depth}{sums}"
 
     def arguments(self, call: KernelCall, size: Callable[[Size], int], threads: int) -> Arguments:
         """See MacroKernel for the order of the words."""
@@ -93,18 +100,23 @@ class GemmKernel:
         product = Product(
             prod(batch), m, n, k, not spec.constant_b, spec.b_axis == "row", gathers,
             segment if self.shape.indirect else 1, size(ends.shape[0]) if ends else 1,
+            needs_column_sums(spec, unit),
         )  # fmt: skip
         cut = blocking(unit, self.shape.grid, product, self.target, threads)
         items = cut.items(m, n, prod(batch))
-        tile, packed_b, gathered, packed_a = self._scratch(cut, k, segment)
+        copies = self.shape.copies_a and self._is_scattered(a, k, size)
+        parts = self._scratch(cut, k, segment, copies)
+        tile, packed_b, gathered, packed_a, row_sums, _ = parts
         header = {
             "items": items, "items_per_chunk": cut.items_per_chunk,
             "m_items": -(-m // cut.item_rows), "n_items": -(-n // cut.item_columns),
             "item_rows": cut.item_rows, "item_columns": cut.item_columns, "block_rows": cut.block_rows,
             "m": m, "n": n, "k": k, "depth": cut.depth, "pack_b": int(cut.pack_b), "b_offset": tile,
-            "b_step": self._panel_bytes(k) if cut.keeps_b else 0, "rows_offset": tile + packed_b,
-            "a_offset": tile + packed_b + gathered,
+            "b_step": self._panel_bytes(k) if cut.keeps_b else 0, "copy_a": int(copies),
+            "rows_offset": tile + packed_b, "pitch": self._pitch(k), "a_offset": tile + packed_b + gathered,
             "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0, "segment": segment,
+            "row_sums": tile + packed_b + gathered + packed_a,
+            "column_sums": tile + packed_b + gathered + packed_a + row_sums,
         }  # fmt: skip
         words: list[int | View] = [header[field] for field in HEADER]
         words += window_words(call, size)
@@ -122,39 +134,63 @@ class GemmKernel:
             words += [extent, a_batch[axis], b_batch[axis]]
             words += [size(view.strides[axis]) * view.dtype.bytes for view in members]
         if ends:
-            panels = -(-n // self.width) * self._panel_bytes(k)
-            words += group_words(ends, panels if spec.constant_b else size(b.strides[0]) * b.dtype.bytes, size)
+            matrix = self._matrix_bytes(k, n) if spec.constant_b else size(b.strides[0]) * b.dtype.bytes
+            words += group_words(ends, matrix, size)
         chunks = max(1, -(-items // cut.items_per_chunk))
-        return Arguments(tuple(words), chunks, tile + packed_b + gathered + packed_a)
+        return Arguments(tuple(words), chunks, sum(parts))
 
-    def _scratch(self, cut: Blocking, k: int, segment: int) -> tuple[int, int, int, int]:
-        """Bytes for tiles, for packed panels of fresh B, for gathered rows of A or their addresses, for packed panels
-        of A or a row of zeros."""
+    def _is_scattered(self, a: View, k: int, size: Callable[[Size], int]) -> bool:
+        """Whether rows of A must be copied, because the unit cannot read them as they are."""
+        unit = self.matrix_unit
+        dense = size(a.strides[-1]) == 1 or k <= 1
+        return unit.left != unit.a or not (dense or self._reads_any_stride) or (unit.in_place and k % unit.k != 0)
+
+    @property
+    def _reads_any_stride(self) -> bool:
+        return self.matrix_unit.k == 1 and ROW not in wanted(self.spec.epilogue)
+
+    def _pitch(self, k: int) -> int:
+        """Bytes from row to row of A in scratch."""
+        return -(-k // self.matrix_unit.k) * self.matrix_unit.k * self.matrix_unit.left.bytes
+
+    def _scratch(self, cut: Blocking, k: int, segment: int, copies: bool) -> tuple[int, int, int, int, int, int]:
+        """Bytes for tiles, for packed panels of fresh B, for rows of A gathered or copied or their addresses, for
+        packed panels of A or a row of padding, for sums of rows, for sums of columns."""
         unit, grid = self.matrix_unit, self.shape.grid
         rows = max(grid.rows * unit.m, cut.block_rows if cut.depth < k else 0)
         columns = self.width * (-(-CHAINS // grid.columns))
         tile = max(rows * self.width, columns) * unit.acc.bytes
         panels = -(-cut.item_columns // self.width) if cut.keeps_b else 1
         packed_b = 0 if self.spec.constant_b else panels * self._panel_bytes(k)
-        gathered = (cut.block_rows * k + unit.n) * unit.a.bytes if self.spec.window else 0
+        gathered = cut.block_rows * self._pitch(k) + unit.row_lanes * unit.left.bytes
+        gathered = gathered if self.spec.window or copies else 0
         height, deep = unit.panels(grid)[0]
         rows = -(-cut.block_rows // height) * height if self.shape.packs_a else 0
-        packed_a = rows * -(-k // deep) * deep * unit.a.bytes
+        packed_a = rows * -(-k // deep) * deep * unit.left.bytes
         if self.shape.indirect:
             gathered = -(-cut.block_rows // height) * height * -(-k // max(segment, 1)) * ADDRESS
             packed_a = (segment + unit.n) * unit.a.bytes
-        return _lines(tile), _lines(packed_b), _lines(gathered), _lines(packed_a)
+        row_sums = cut.block_rows * unit.acc.bytes if ROW in wanted(self.spec.epilogue) else 0
+        sums = not self.spec.constant_b and needs_column_sums(self.spec, unit)
+        column_sums = -(-cut.item_columns // self.width) * self.width * unit.acc.bytes if sums else 0
+        parts = tile, packed_b, gathered, packed_a, row_sums, column_sums
+        return tuple(map(_lines, parts))  # type: ignore[return-value]
 
     def _panel_bytes(self, k: int) -> int:
         """Bytes of one packed panel of B."""
         width, depth = self.matrix_unit.panels(self.shape.grid)[1]
         return width * -(-k // depth) * depth * self.spec.b.bytes
 
+    def _matrix_bytes(self, k: int, n: int) -> int:
+        """Bytes of one matrix B in panels, with the sums of its columns behind it where they are needed."""
+        sums = self.width * self.spec.acc.bytes if needs_column_sums(self.spec, self.matrix_unit) else 0
+        return -(-n // self.width) * (self._panel_bytes(k) + sums)
+
     def _packed_strides(self, call: KernelCall, size: Callable[[Size], int]) -> list[int]:
         """Batch strides of packed B, in bytes."""
         view = call.reads[1]
         k, n = (size(extent) for extent in view.shape[-2:])
-        step = -(-n // self.width) * self._panel_bytes(k)
+        step = self._matrix_bytes(k, n)
         strides: list[int] = []
         for axis in reversed(range(self.spec.batch_rank)):
             repeats = view.strides[axis] == 0
@@ -174,11 +210,16 @@ def select(call: KernelCall, target: Target) -> GemmKernel:
     grid = unit.grid(n)
     width = grid.columns * unit.n
     narrow = -(-(n % width) // unit.n) if isinstance(n, int) and n % width else grid.columns
-    packs_a = not unit.in_place or _deserves_packing(call, target)
+    sums_rows = ROW in wanted(spec.epilogue)
+    packs_a = not unit.in_place or (unit.left == unit.a and unit.k == 1 and _deserves_packing(call, target))
     small = unit.m == 1 and (not isinstance(m, int) or m <= GEMV_ROWS)
-    channels = call.reads[0].shape[-1]
-    indirect = bool(spec.window) and unit.in_place and isinstance(channels, int) and channels >= SEGMENT
-    shape = Shape(grid, _row_counts(unit, grid.rows, m), narrow, small, packs_a, indirect)
+    k = call.reads[0].shape[-1]
+    segments = isinstance(k, int) and k >= SEGMENT and k % unit.k == 0
+    indirect = bool(spec.window) and unit.in_place and unit.left == unit.a and segments and not sums_rows
+    whole = isinstance(k, int) and k % unit.k == 0 and spec.a_axis == "row"
+    as_they_are = unit.left == unit.a and (whole or (unit.k == 1 and not sums_rows) or not unit.in_place)
+    copies_a = not spec.window and not as_they_are
+    shape = Shape(grid, _row_counts(unit, grid.rows, m), narrow, small, packs_a, indirect, copies_a)
     return GemmKernel(_shared(spec, packs_a), unit, shape, target, reason)
 
 
@@ -211,6 +252,16 @@ def _shared(spec: GemmSpec, packs_a: bool) -> GemmSpec:
     strides whatever its layout, and a packed B has forgotten its own."""
     a_axis = spec.a_axis if packs_a else "general"
     return replace(spec, a_axis=a_axis, b_axis="row" if spec.constant_b else spec.b_axis)
+
+
+def _beside(panels: np.ndarray, sums: np.ndarray, columns: int) -> np.ndarray:
+    """Every matrix's panels [.., N/W, K/D, W, D] and the sums of its columns [.., N] behind them, as bytes."""
+    batch = panels.shape[:-4]
+    padded = np.zeros((*batch, columns), sums.dtype)
+    padded[..., : sums.shape[-1]] = sums
+    split = panels.reshape(*batch, -1).view(np.uint8), padded.view(np.uint8)
+    joined = aligned_zeros((*batch, sum(part.shape[-1] for part in split)), np.dtype(np.uint8))
+    return np.concatenate(split, axis=-1, out=joined)
 
 
 def _bytes(view: View, axes: tuple[int, ...] | range, size: Callable[[Size], int]) -> list[int]:

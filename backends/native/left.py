@@ -1,6 +1,7 @@
 """The A side of a GEMM kernel: where the rows of a block lie, and how they get there.
 
-In place through any strides; packed into panels, for units that need them or layouts that deserve it; for a window
+In place through any strides; copied into scratch as the unit reads them, where it reads another type or neighbours
+along K that are not there; packed into panels, for units that need them or layouts that deserve it; for a window
 gathered into scratch, or left in place behind a table of their addresses.
 """
 
@@ -8,59 +9,85 @@ from __future__ import annotations
 
 from llvmlite import ir
 
+from backends.native.conversions import emit_cast
 from backends.native.form import Context
 from backends.native.frame import move
 from backends.native.gather import define_gatherer
 from backends.native.indirect import ADDRESS, define_row_table
-from backends.native.kernel import I64
+from backends.native.kernel import I64, POINTER
+from backends.native.left_rows import define_row_copier
 from backends.native.loops import Values, counted_loop, smaller
 from backends.native.pack import Panel, define_panel_packer
-from backends.native.vectors import llvm_type
+from backends.native.sums import define_row_sums
+from backends.native.vectors import llvm_type, splat, store_vector
 
 
 class LeftOperand:
-    """A of one kernel; `row` and `k` are its strides in bytes, `window` the window's argument words."""
+    """A of one kernel; `row` and `k` are its strides in bytes, `window` the window's argument words. `sums`: whether
+    its rows are summed."""
 
-    def __init__(self, context: Context, row: ir.Value, k: ir.Value, window: ir.Value) -> None:
-        self.context, self.row_stride, self.k_stride, self.window = context, row, k, window
+    def __init__(self, context: Context, row: ir.Value, k: ir.Value, window: ir.Value, sums: bool) -> None:
+        self.context, self.source_row, self.source_k, self.window = context, row, k, window
+        self.row_stride, self.k_stride, self.sums = row, k, None
         spec, unit, shape = context.spec, context.unit, context.shape
         self.height, self.depth = unit.panels(shape.grid)[0]
         if shape.indirect:
             self.table = define_row_table(context.module, f"{context.name}_rows", spec.window, self.height)
         elif spec.window:
-            self.gather = define_gatherer(context.module, f"{context.name}_gather", spec.window, spec.a, unit.n)
+            self.gather = define_gatherer(context.module, f"{context.name}_gather", spec.window, unit)
+        elif shape.copies_a:
+            self.copier = define_row_copier(context.module, f"{context.name}_copy_a", unit)
+        if sums:
+            self.sums = define_row_sums(context.module, f"{context.name}_row_sums", unit)
         if shape.packs_a:
-            axis = "k" if spec.window else {"row": "k", "column": "x"}.get(spec.a_axis, "")
-            panel = Panel(spec.a, self.height, self.depth, unit.n)
+            axis = "k" if spec.window or shape.copies_a else {"row": "k", "column": "x"}.get(spec.a_axis, "")
+            panel = Panel(unit.left, self.height, self.depth, unit.n)
             self.packer = define_panel_packer(context.module, f"{context.name}_pack_a", panel, axis)
 
-    def begin(self) -> None:
-        """What every chunk needs once."""
+    def begin(self, filler: ir.Value | None) -> None:
+        """What every chunk needs once. `filler`: the address of the element a window is padded with, None for zero."""
         context, builder = self.context, self.context.builder
-        unit, frame = context.unit, context.frame
+        unit, frame, size = context.unit, context.frame, I64(context.unit.left.bytes)
+        if context.spec.window and not context.shape.indirect:
+            self.row_stride, self.k_stride = context.word["pitch"], size
+        elif context.shape.copies_a:
+            self.copies = builder.icmp_signed("!=", context.word["copy_a"], I64(0))
+            self.row_stride = builder.select(self.copies, context.word["pitch"], self.source_row)
+            self.k_stride = builder.select(self.copies, size, self.source_k)
         # A window without channels has no segments, and nothing may divide by their length.
         empty = builder.icmp_signed("==", context.word["segment"], I64(0))
         self.segment = builder.select(empty, I64(1), context.word["segment"])
         frame.set("segment", self.segment)
         if context.shape.packs_a:
-            frame.set("a_k", I64(self.height * unit.k * unit.a.bytes))
-            frame.set("a_row", I64(self.depth * unit.a.bytes))
+            frame.set("a_k", I64(self.height * unit.k * unit.left.bytes))
+            frame.set("a_row", I64(self.depth * unit.left.bytes))
         else:
             frame.set("a_k", builder.mul(self.k_stride, I64(unit.k)))
             frame.set("a_row", self.row_stride)
-        if context.shape.indirect:
-            self._clear_zeros()
+        if context.spec.window:
+            self._pad_with(filler)
 
-    def _clear_zeros(self) -> None:
-        """The row that stands for padding."""
-        builder, dtype = self.context.builder, self.context.spec.a
-        zeros = builder.bitcast(self.context.at("a_offset"), llvm_type(dtype).as_pointer())
+    def _pad_with(self, filler: ir.Value | None) -> None:
+        """A register of padding for the gatherer, or the row that stands for padding in the table."""
+        builder, unit = self.context.builder, self.context.unit
+        read, written = unit.row_types
+        kind = llvm_type(written)
+        element: ir.Value = ir.Constant(kind, 0)
+        if filler is not None:
+            loaded = builder.load(builder.bitcast(filler, llvm_type(read).as_pointer()), align=read.bytes)
+            element = loaded if read == written else emit_cast(builder, loaded, read, written)
+        if not self.context.shape.indirect:
+            register = splat(builder, element, unit.row_lanes)
+            self.filler = builder.bitcast(builder.alloca(register.type), POINTER)
+            store_vector(builder, register, builder.bitcast(self.filler, kind.as_pointer()), written)
+            return
+        row = builder.bitcast(self.context.at("a_offset"), kind.as_pointer())
 
-        def clear(i: ir.Value, _: Values) -> Values:
-            builder.store(ir.Constant(llvm_type(dtype), 0), builder.gep(zeros, [i]))
+        def fill(i: ir.Value, _: Values) -> Values:
+            builder.store(element, builder.gep(row, [i]))
             return []
 
-        counted_loop(builder, I64(0), self.segment, I64(1), [], clear)
+        counted_loop(builder, I64(0), self.segment, I64(1), [], fill)
 
     def block(self, a: ir.Value, m: ir.Value, rows: ir.Value) -> None:
         """Make `rows` rows from `m` on ready, of the matrix at `a`."""
@@ -70,15 +97,30 @@ class LeftOperand:
             builder.call(self.table, [self.window, a, m, rows, context.at("a_offset"), self.start])
         elif context.spec.window:
             self.start = context.at("rows_offset")
-            builder.call(self.gather, [self.window, a, m, rows, self.start])
+            size = I64(context.unit.left.bytes)
+            spare = builder.sub(builder.udiv(context.word["pitch"], size), context.word["k"])
+            builder.call(self.gather, [self.window, a, m, rows, self.start, context.word["pitch"], spare, self.filler])
         else:
-            self.start = move(builder, a, builder.mul(m, self.row_stride))
+            self.start = move(builder, a, builder.mul(m, self.source_row))
+            if context.shape.copies_a:
+                self.start = self._copy(rows)
+        if self.sums is not None:
+            words = [self.start, self.row_stride, rows, context.word["k"], context.at("row_sums")]
+            builder.call(self.sums, words)
         if context.shape.packs_a:
             self.start = self._pack(rows)
 
+    def _copy(self, rows: ir.Value) -> ir.Value:
+        context, builder, there = self.context, self.context.builder, self.start
+        scratch = context.at("rows_offset")
+        with builder.if_then(self.copies):
+            words = [there, self.source_row, self.source_k, rows, context.word["k"], scratch, context.word["pitch"]]
+            builder.call(self.copier, words)
+        return builder.select(self.copies, scratch, there)
+
     def _pack(self, rows: ir.Value) -> ir.Value:
         context, builder, source = self.context, self.context.builder, self.start
-        panel_bytes = context.panel_bytes(self.height, self.depth, context.unit.a.bytes)
+        panel_bytes = context.panel_bytes(self.height, self.depth, context.unit.left.bytes)
 
         def panel(i: ir.Value, carried: Values) -> Values:
             count = smaller(builder, I64(self.height), builder.sub(rows, i))
@@ -93,7 +135,7 @@ class LeftOperand:
     def address(self, i: ir.Value, k: ir.Value) -> ir.Value:
         """What a micro-kernel reads row `i` of the block through, from column k on: whole segments or panel depths."""
         context, builder = self.context, self.context.builder
-        size = context.unit.a.bytes
+        size = context.unit.left.bytes
         if not (context.shape.indirect or context.shape.packs_a):
             offset = builder.add(builder.mul(i, self.row_stride), builder.mul(k, self.k_stride))
             return move(builder, self.start, offset)

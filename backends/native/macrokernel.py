@@ -23,6 +23,7 @@ from backends.native.left import LeftOperand
 from backends.native.loops import Values, chunk_range, counted_loop, smaller
 from backends.native.microkernel import MicroKernel, for_row_blocks
 from backends.native.right import RightOperand
+from backends.native.sums import COLUMN, ROW, needs_column_sums
 from backends.native.units import MatrixUnit
 from backends.native.vectors import I1
 from compiler.kernels import GemmSpec
@@ -41,19 +42,22 @@ class MacroKernel:
         for _ in range(window_word_count(spec.window)):
             reader.integer()
         self.epilogue = Epilogue.of(spec, unit.n)
-        members = self.epilogue.members
-        frame = Frame.allocate(builder, len(members))
+        sums = self.epilogue.sums
+        frame = Frame.allocate(builder, len(self.epilogue.members))
         self.context = context = Context(module, name, spec, unit, shape, builder, word, scratch, frame)
         self.a = reader.pointer(I8)
-        self.left = LeftOperand(context, reader.integer("a_row"), reader.integer("a_k"), window)
+        self.left = LeftOperand(context, reader.integer("a_row"), reader.integer("a_k"), window, ROW in sums)
         self.b = reader.pointer(I8)
-        fresh = not spec.constant_b
-        self.right = RightOperand(context, *((reader.integer("b_k"), reader.integer("b_n")) if fresh else (None, None)))
+        k, n = (None, None) if spec.constant_b else (reader.integer("b_k"), reader.integer("b_n"))
+        self.right = RightOperand(context, k, n, needs_column_sums(spec, unit))
         self.members = []
-        for number, _ in enumerate(members):
+        for number in range(len(self.epilogue.inputs) + len(self.epilogue.stores)):
             self.members.append(reader.pointer(I8))
             frame.set_strides(number, reader.integer(), reader.integer())
-        self.batch = [[reader.integer() for _ in range(3 + len(members))] for _ in range(spec.batch_rank)]
+        for which in sums:
+            step = I64(spec.acc.bytes) if which == ROW else I64(0)
+            frame.set_strides(self.epilogue.sum_member(which), step, I64(1))
+        self.batch = [[reader.integer() for _ in range(3 + len(self.members))] for _ in range(spec.batch_rank)]
         self.groups = RowGroups(reader, spec.ends, word["m"], word["k"]) if spec.ends else None
         self.finish = self.epilogue.define(module, f"{name}_epilogue")
         self._micro: dict[str, tuple[MicroKernel, ir.Function]] = {}
@@ -74,8 +78,9 @@ class MacroKernel:
         context, builder, word = self.context, self.context.builder, self.context.word
         first, stop = chunk_range(builder, self.chunk, word["items_per_chunk"], word["items"])
         context.unit.enter(builder)
-        self.left.begin()
+        self.left.begin(self.members[context.spec.fill - 1] if context.spec.fill else None)
         self.right.begin()
+        context.frame.set("k", word["k"])
         counted_loop(builder, first, stop, I64(1), [], self._item)
         context.unit.leave(builder)
         builder.ret_void()
@@ -106,10 +111,15 @@ class MacroKernel:
         """The item's columns of rows [m_first, m_end) of the matrix at `a`, times the matrix at `b`."""
         builder, word = self.context.builder, self.context.word
         self.right.item(b, self.n_first)
+        if COLUMN in self.epilogue.sums:
+            self.context.frame.set_base(self.epilogue.sum_member(COLUMN), self.right.column_sums)
 
         def block(m: ir.Value, _: Values) -> Values:
             self.m_first, self.rows = m, smaller(builder, word["block_rows"], builder.sub(m_end, m))
             self.left.block(a, m, self.rows)
+            if ROW in self.epilogue.sums:
+                sums = move(builder, self.context.at("row_sums"), builder.mul(m, I64(-self.context.unit.acc.bytes)))
+                self.context.frame.set_base(self.epilogue.sum_member(ROW), sums)
             self._panels(builder.icmp_signed("==", m, m_first))
             return []
 

@@ -66,7 +66,7 @@ class MicroKernel:
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         words, a, b, depth, tile, resume, finish, prefetch, m, n = function.args
         frame = Frame(builder, words)
-        accs = self._start(builder, tile, resume)
+        accs = self._start(builder, frame, tile, resume, n)
         accs = self._multiply(builder, frame, accs, a, b, depth, prefetch)
         if self.direct:
             with builder.if_else(finish) as (done, left):
@@ -83,12 +83,17 @@ class MicroKernel:
         """(row, column) of every accumulator, in order."""
         return [(i, j) for i in range(self.rows) for j in range(self.panels * self.columns)]
 
-    def _tile_offset(self, i: int, j: int) -> int:
+    def _column(self, j: int) -> int:
+        """The element column that accumulator column j begins at."""
         panel, column = divmod(j, self.columns)
-        element = panel * self.width + column * self.unit.n
-        return i * self.unit.m * self.tile_row + element * self.unit.acc.bytes
+        return panel * self.width + column * self.unit.n
 
-    def _start(self, builder: ir.IRBuilder, tile: ir.Value, resume: ir.Value) -> list[ir.Value | int]:
+    def _tile_offset(self, i: int, j: int) -> int:
+        return i * self.unit.m * self.tile_row + self._column(j) * self.unit.acc.bytes
+
+    def _start(
+        self, builder: ir.IRBuilder, frame: Frame, tile: ir.Value, resume: ir.Value, n: ir.Value
+    ) -> list[ir.Value | int]:
         cells = list(enumerate(self._cells()))
         unit = self.unit
 
@@ -97,7 +102,11 @@ class MicroKernel:
                     for c, (i, j) in cells]  # fmt: skip
 
         def cleared() -> list[ir.Value | int]:
-            return [unit.zero(builder, c) for c, _ in cells]
+            if not unit.compensation:
+                return [unit.zero(builder, c) for c, _ in cells]
+            size = unit.acc.bytes
+            sums = move(builder, builder.inttoptr(frame.get("column_sums"), POINTER), builder.mul(n, I64(size)))
+            return [unit.start(builder, c, move(builder, sums, I64(self._column(j) * size))) for c, (_, j) in cells]
 
         if unit.acc_type is not None:
             return list(when(builder, resume, stored, cleared))
@@ -170,7 +179,7 @@ class MicroKernel:
                 row = row_of(builder, operands, builder.add(m, I64(i * unit.m + r)))
                 for j in range(self.panels * self.columns):
                     value = unit.row(builder, accs[i * self.panels * self.columns + j], r)
-                    self.epilogue.apply(builder, [value], [row], builder.add(n, I64(j * unit.n)), None)
+                    self.epilogue.apply(builder, frame, [value], [row], builder.add(n, I64(j * unit.n)), None)
 
     def _leave_tile(self, builder: ir.IRBuilder, accs: list[ir.Value | int], tile: ir.Value) -> None:
         unit = self.unit

@@ -14,8 +14,8 @@ from backends.native.frame import move
 from backends.native.kernel import I64, POINTER
 from backends.native.loops import counted_loop, smaller
 from backends.native.memory import aligned_zeros
-from backends.native.vectors import I32, constant, llvm_type, load_vector, store_vector, tail_mask
-from compiler.dtypes import DType
+from backends.native.vectors import I32, constant, llvm_type, load_vector, splat, tail_mask
+from compiler.dtypes import DType, named
 
 
 def pack_panels(array: np.ndarray, width: int, depth: int) -> np.ndarray:
@@ -69,111 +69,148 @@ def define_panel_packer(module: ir.Module, name: str, panel: Panel, axis: str) -
     function.attributes.add("nounwind")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     packer = _PanelPacker(builder, panel, *function.args)
-    vectors = panel.depth == 1 and panel.width % packer.lanes == 0
+    lanes = packer.lanes
+    vectors = panel.width % lanes == 0 and (axis == "x" or lanes & (lanes - 1) == 0)
     {"x": packer.rows, "k": packer.transposed, "": packer.elements}[axis if vectors else ""]()
     builder.ret_void()
     return function
 
 
 class _PanelPacker:
-    """The bodies of panel packers, at a builder's position."""
+    """The bodies of panel packers, at a builder's position. D neighbours along K, a *group*, move as one integer."""
 
     def __init__(self, builder: ir.IRBuilder, panel: Panel, *arguments: ir.Value) -> None:
         self.builder, self.dtype, self.width, self.depth = builder, panel.dtype, panel.width, panel.depth
+        self.bits = named(f"uint{8 * panel.dtype.bytes}")
         self.lanes = min(panel.lanes, panel.width)
         self.source, self.x_stride, self.k_stride, self.xs, self.ks, self.panel = arguments
-        self.row_bytes = I64(panel.width * panel.dtype.bytes)
+        self.group = ir.IntType(8 * panel.depth * panel.dtype.bytes)
+        self.group_bytes, self.row_bytes = panel.depth * panel.dtype.bytes, I64(panel.bytes)
 
     def rows(self) -> None:
-        """x has unit stride: copy a row of vectors for each k."""
-        builder, lanes = self.builder, self.lanes
-        starts = range(0, self.width, lanes)
-        masks = [tail_mask(builder, self._above_zero(builder.sub(self.xs, I64(x))), lanes) for x in starts]
+        """x has unit stride: a row of vectors for each k, D of them interleaved."""
+        builder, depth = self.builder, self.depth
+        starts = range(0, self.width, self.lanes)
+        masks = [tail_mask(builder, self._above_zero(builder.sub(self.xs, I64(x))), self.lanes) for x in starts]
+        rest = builder.urem(self.ks, I64(depth))
+        whole = builder.sub(self.ks, rest)
 
         def copy(masked: bool) -> None:
             def one(k: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-                source = move(builder, self.source, builder.mul(k, self.k_stride))
                 for x, mask in zip(starts, masks, strict=True):
-                    address = self._typed(move(builder, source, I64(x * self.dtype.bytes)))
-                    self._store(load_vector(builder, address, self.dtype, lanes, mask if masked else None), k, I64(x))
+                    loaded = [self._row_of_x(x, builder.add(k, I64(d)), mask if masked else None) for d in range(depth)]
+                    self._store(self._interleaved(loaded), self._group_of(k), I64(x))
                 return []
 
-            counted_loop(builder, I64(0), self.ks, I64(1), [], one)
+            counted_loop(builder, I64(0), whole, I64(depth), [], one)
 
-        with builder.if_else(builder.icmp_signed("==", self.xs, I64(self.width))) as (whole, partial):
-            with whole:
+        with builder.if_else(builder.icmp_signed("==", self.xs, I64(self.width))) as (full, partial):
+            with full:
                 copy(False)
             with partial:
                 copy(True)
+        if depth == 1:
+            return
+        with builder.if_then(builder.icmp_signed(">", rest, I64(0))):
+            for x, mask in zip(starts, masks, strict=True):
+                loaded = []
+                for d in range(depth):
+                    there = splat(builder, builder.icmp_signed(">", rest, I64(d)), self.lanes)
+                    loaded.append(self._row_of_x(x, builder.add(whole, I64(d)), builder.and_(mask, there)))
+                self._store(self._interleaved(loaded), self._group_of(whole), I64(x))
+
+    def _interleaved(self, rows: Sequence[ir.Value]) -> ir.Value:
+        """Rows of a group as one vector of groups."""
+        builder, kind = self.builder, ir.VectorType(self.group, self.lanes)
+        if len(rows) == 1:
+            return rows[0]
+        joined = builder.zext(rows[0], kind)
+        for d, row in enumerate(rows[1:], 1):
+            moved = builder.shl(builder.zext(row, kind), constant(kind, d * self.bits.bits))
+            joined = builder.or_(joined, moved)
+        return joined
 
     def transposed(self) -> None:
-        """k has unit stride: square blocks are transposed in registers, the rest of K element by element."""
+        """k has unit stride: square blocks of groups are transposed in registers."""
         builder, lanes = self.builder, self.lanes
-        whole = builder.and_(self.ks, I64(-lanes))
+        rest = builder.urem(self.ks, I64(lanes * self.depth))
+        whole = builder.sub(self.ks, rest)
+        mask = tail_mask(builder, rest, lanes * self.depth)
 
-        def block(k: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        def block(k: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
             def square(start: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-                rows = [self._row_of_k(builder.add(start, I64(lane)), k) for lane in range(lanes)]
+                rows = [self._row_of_k(builder.add(start, I64(lane)), k, mask) for lane in range(lanes)]
                 for lane, column in enumerate(transpose(builder, rows)):
-                    self._store(column, builder.add(k, I64(lane)), start)
+                    if mask is None:
+                        self._store(column, builder.add(self._group_of(k), I64(lane)), start)
+                        continue
+                    with builder.if_then(builder.icmp_signed(">", rest, I64(lane * self.depth))):
+                        self._store(column, builder.add(self._group_of(k), I64(lane)), start)
                 return []
 
             counted_loop(builder, I64(0), I64(self.width), I64(lanes), [], square)
             return []
 
-        counted_loop(builder, I64(0), whole, I64(lanes), [], block)
-        self._elements_from(whole)
+        counted_loop(builder, I64(0), whole, I64(lanes * self.depth), [], lambda k, _: block(k, None))
+        with builder.if_then(builder.icmp_signed(">", rest, I64(0))):
+            block(whole, mask)
 
     def elements(self) -> None:
-        """No unit stride: element by element."""
-        self._elements_from(I64(0))
-
-    def _elements_from(self, start: ir.Value) -> None:
-        # `start` is a multiple of the depth: blocks from there on are cleared, then filled.
+        """No unit stride: cleared, then filled element by element."""
         builder, element = self.builder, I64(self.dtype.bytes)
         block = I64(self.width * self.depth)
-        zero = constant(llvm_type(self.dtype), 0)
+        zero = constant(llvm_type(self.bits), 0)
 
         def clear(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             builder.store(zero, self._typed(move(builder, self.panel, builder.mul(i, element))))
             return []
 
         def one(k: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            row = builder.mul(builder.udiv(k, I64(self.depth)), block)
+            row = builder.mul(self._group_of(k), block)
             row = builder.add(row, builder.urem(k, I64(self.depth)))
 
             def copy(x: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
                 offset = builder.mul(builder.add(row, builder.mul(x, I64(self.depth))), element)
-                value = builder.load(self._typed(self._address(x, k)))
+                value = builder.load(self._typed(self._address(x, k)), align=self.dtype.bytes)
                 builder.store(value, self._typed(move(builder, self.panel, offset)))
                 return []
 
             counted_loop(builder, I64(0), self.xs, I64(1), [], copy)
             return []
 
-        blocks = builder.udiv(builder.add(self.ks, I64(self.depth - 1)), I64(self.depth))
-        first = builder.mul(builder.udiv(start, I64(self.depth)), block)
-        counted_loop(builder, first, builder.mul(blocks, block), I64(1), [], clear)
-        counted_loop(builder, start, self.ks, I64(1), [], one)
+        groups = self._group_of(builder.add(self.ks, I64(self.depth - 1)))
+        counted_loop(builder, I64(0), builder.mul(groups, block), I64(1), [], clear)
+        counted_loop(builder, I64(0), self.ks, I64(1), [], one)
 
-    def _row_of_k(self, x: ir.Value, k: ir.Value) -> ir.Value:
+    def _group_of(self, k: ir.Value) -> ir.Value:
+        return self.builder.udiv(k, I64(self.depth))
+
+    def _row_of_x(self, x: int, k: ir.Value, mask: ir.Value | None) -> ir.Value:
+        source = move(self.builder, self.source, self.builder.mul(k, self.k_stride))
+        address = self._typed(move(self.builder, source, I64(x * self.dtype.bytes)))
+        return load_vector(self.builder, address, self.bits, self.lanes, mask)
+
+    def _row_of_k(self, x: ir.Value, k: ir.Value, mask: ir.Value | None) -> ir.Value:
         # Rows beyond xs read the last row there is, and count as zero.
         builder = self.builder
         inside = builder.icmp_signed("<", x, self.xs)
         address = self._address(smaller(builder, x, builder.sub(self.xs, I64(1))), k)
-        loaded = load_vector(builder, self._typed(address), self.dtype, self.lanes)
-        return builder.select(inside, loaded, constant(loaded.type, 0))
+        loaded = load_vector(builder, self._typed(address), self.bits, self.lanes * self.depth, mask)
+        groups = builder.bitcast(loaded, ir.VectorType(self.group, self.lanes))
+        return builder.select(inside, groups, constant(groups.type, 0))
 
     def _address(self, x: ir.Value, k: ir.Value) -> ir.Value:
         builder = self.builder
         return move(builder, self.source, builder.add(builder.mul(x, self.x_stride), builder.mul(k, self.k_stride)))
 
-    def _store(self, value: ir.Value, k: ir.Value, x: ir.Value) -> None:
-        offset = self.builder.add(self.builder.mul(k, self.row_bytes), self.builder.mul(x, I64(self.dtype.bytes)))
-        store_vector(self.builder, value, self._typed(move(self.builder, self.panel, offset)), self.dtype)
+    def _store(self, groups: ir.Value, group: ir.Value, x: ir.Value) -> None:
+        builder = self.builder
+        offset = builder.add(builder.mul(group, self.row_bytes), builder.mul(x, I64(self.group_bytes)))
+        address = builder.bitcast(move(builder, self.panel, offset), groups.type.as_pointer())
+        builder.store(groups, address, align=self.dtype.bytes)
 
     def _typed(self, pointer: ir.Value) -> ir.Value:
-        return self.builder.bitcast(pointer, llvm_type(self.dtype).as_pointer())
+        return self.builder.bitcast(pointer, llvm_type(self.bits).as_pointer())
 
     def _above_zero(self, value: ir.Value) -> ir.Value:
         return self.builder.select(self.builder.icmp_signed(">", value, I64(0)), value, I64(0))

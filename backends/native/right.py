@@ -1,4 +1,7 @@
-"""The B side of a GEMM kernel: panels packed ahead, packed in the call, or rows read in place."""
+"""The B side of a GEMM kernel: panels packed ahead, packed in the call, or rows read in place.
+
+Where sums of columns are needed, those of a matrix packed ahead lie behind its panels, one a column of every panel.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,23 @@ from backends.native.form import Context
 from backends.native.frame import move
 from backends.native.kernel import I64
 from backends.native.pack import Panel, define_panel_packer
+from backends.native.sums import define_column_sums
 
 
 class RightOperand:
-    """B of one kernel. A fresh B has strides in bytes, `k` and `n`; a constant one comes in panels."""
+    """B of one kernel. A fresh B has strides in bytes, `k` and `n`; a constant one comes in panels. `sums`: whether its
+    columns are summed."""
 
-    def __init__(self, context: Context, k: ir.Value | None, n: ir.Value | None) -> None:
-        self.context, self.k_stride, self.n_stride = context, k, n
+    def __init__(self, context: Context, k: ir.Value | None, n: ir.Value | None, sums: bool) -> None:
+        self.context, self.k_stride, self.n_stride, self.sums = context, k, n, sums
         spec, unit = context.spec, context.unit
         self.width, self.depth = unit.panels(context.shape.grid)[1]
         if not spec.constant_b:
             axis = {"row": "x", "column": "k"}.get(spec.b_axis, "")
             panel = Panel(spec.b, self.width, self.depth, unit.n)
             self.packer = define_panel_packer(context.module, f"{context.name}_pack_b", panel, axis)
+            if sums:
+                self.summer = define_column_sums(context.module, f"{context.name}_column_sums", unit, self.width)
 
     def begin(self) -> None:
         """What every chunk needs once."""
@@ -34,6 +41,16 @@ class RightOperand:
     def item(self, b: ir.Value, n: ir.Value) -> None:
         """Turn to the matrix at `b`, columns from `n` on."""
         self.matrix, self.first_column = b, n
+        if not self.sums:
+            return
+        context, builder, size = self.context, self.context.builder, self.context.unit.acc.bytes
+        if context.spec.constant_b:
+            panels = builder.udiv(builder.add(context.word["n"], I64(self.width - 1)), I64(self.width))
+            first = move(builder, b, builder.mul(panels, self.panel_bytes))
+        else:
+            first = move(builder, context.at("column_sums"), builder.mul(n, I64(-size)))
+        self.column_sums = first
+        context.frame.set("column_sums", builder.ptrtoint(first, I64))
 
     def block(self, is_first: ir.Value, row_blocks: ir.Value) -> None:
         """Turn to the next block of rows. The next panel is prefetched while `row_blocks` micro-kernels read this one,
@@ -66,8 +83,15 @@ class RightOperand:
         number = builder.udiv(builder.sub(n, self.first_column), I64(self.width))
         offset = builder.add(builder.mul(number, context.word["b_step"]), builder.mul(k, I64(self.width * size)))
         packed = move(builder, context.at("b_offset"), offset)
-        with builder.if_then(builder.and_(packs, self.is_stale)):
+        needed = builder.and_(packs, self.is_stale)
+        if self.sums:
+            # The sums are over all of K, so with the first block all of it is packed.
+            needed, depth = builder.and_(needed, builder.icmp_signed("==", k, I64(0))), context.word["k"]
+        with builder.if_then(needed):
             builder.call(self.packer, [there, self.n_stride, self.k_stride, valid, depth, packed])
+            if self.sums:
+                sums = move(builder, self.column_sums, builder.mul(n, I64(context.unit.acc.bytes)))
+                builder.call(self.summer, [packed, depth, sums])
         context.frame.set("b_k", builder.select(packs, I64(self.width * self.depth * size), self.k_stride))
         return builder.select(packs, packed, there)
 

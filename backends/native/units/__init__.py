@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from backends.native.target import Target
-from backends.native.units import avx2, avx512, generic
+from backends.native.units import avx2, avx512, avx512_bf16, avx512_vnni, avx_vnni, generic
 from backends.native.units.base import Grid, MatrixUnit
 from compiler.dtypes import DType
 from compiler.errors import DtypeError
 
 __all__ = ["ORDERED", "Grid", "MatrixUnit", "select"]
 
-ORDERED: tuple[MatrixUnit, ...] = avx512.UNITS + avx2.UNITS
+ORDERED: tuple[MatrixUnit, ...] = (
+    *avx512_bf16.UNITS,
+    *avx512_vnni.UNITS,
+    *avx512.UNITS,
+    *avx_vnni.UNITS,
+    *avx2.UNITS,
+)
 
 
 def select(target: Target, a: DType, b: DType, acc: DType) -> tuple[MatrixUnit, str]:

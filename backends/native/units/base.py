@@ -3,19 +3,21 @@
 One *mma* is acc[m, n] += a[m, k] @ b[k, n]. A *grid* is how many accumulators a micro-kernel keeps live. A unit's
 loads and products are all that differs between instruction sets: packing, blocking, loops, tails and epilogues are
 shared. Units whose accumulators are architectural tiles answer None for `acc_type` and use the accumulator numbers.
+What `load_a` and `load_b` give is known to the unit's `mma` alone: a register, several, or a tile's number.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 
 from backends.native.target import Target
 from compiler.dims import Size
-from compiler.dtypes import DType
+from compiler.dtypes import DType, named
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class Grid:
 @dataclass(frozen=True)
 class MatrixUnit(ABC):
     """`isa` with the element types makes the unit's name; `requires` are LLVM features of `architecture` ('' is any).
-    `grids` are those worth using, widest first; all have the same number of rows."""
+    `grids` are those worth using, widest first; all have the same number of rows. `left` is the type load_a reads:
+    where it is not `a`, rows of A are converted to it in scratch. `compensation` times the sum of a column of B is to
+    be added to what mma adds up (an operand of the other sign was moved by that much)."""
 
     isa: str
     architecture: str
@@ -41,11 +45,17 @@ class MatrixUnit(ABC):
     n: int
     k: int
     grids: tuple[Grid, ...]
+    compensation: int = 0
 
     @property
     def name(self) -> str:
         """The unit as the ledger shows it, for example vector_float32."""
-        return f"{self.isa}_{self.a}"
+        return f"{self.isa}_{self.a}" if self.a == self.b else f"{self.isa}_{self.a}_{self.b}"
+
+    @property
+    def left(self) -> DType:
+        """The element type of the rows load_a reads."""
+        return self.a
 
     def missing(self, target: Target) -> str:
         """What `target` lacks to run this unit, '' if nothing."""
@@ -77,7 +87,8 @@ class MatrixUnit(ABC):
     @property
     @abstractmethod
     def in_place(self) -> bool:
-        """Whether A and row-major B may be read where they lie, at any strides, without padding."""
+        """Whether load_a reads rows of `left` that lie any distance apart, k neighbours at a time: where k is 1 at any
+        distance too, and then row-major B may be read where it lies."""
 
     @property
     @abstractmethod
@@ -96,21 +107,43 @@ class MatrixUnit(ABC):
     def zero(self, builder: ir.IRBuilder, number: int) -> ir.Value | int:
         """Accumulator `number`, cleared."""
 
+    def start(self, builder: ir.IRBuilder, number: int, sums: ir.Value) -> ir.Value | int:
+        """Accumulator `number`, holding the compensation of columns whose sums are at the i8* `sums`. Only for units
+        that have one."""
+        raise AssertionError(f"{self.name} compensates nothing")
+
     @abstractmethod
     def resume(self, builder: ir.IRBuilder, number: int, pointer: ir.Value, row_stride: int) -> ir.Value | int:
         """Accumulator `number` as stored row by row (`row_stride` bytes apart) at the i8* `pointer`."""
 
     @abstractmethod
-    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value) -> ir.Value | int:
+    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value) -> Any:
         """The a[m, k] operand at the i8* `pointer`, its rows `row_stride` bytes apart."""
 
     @abstractmethod
-    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> ir.Value | int:
+    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> Any:
         """The b[k, n] operand at the i8* `pointer` into a panel; groups of D rows are `group_stride` bytes apart."""
 
     @abstractmethod
-    def mma(self, builder: ir.IRBuilder, acc: ir.Value | int, a: ir.Value | int, b: ir.Value | int) -> ir.Value | int:
-        """acc + a @ b."""
+    def mma(self, builder: ir.IRBuilder, acc: ir.Value | int, a: Any, b: Any) -> ir.Value | int:
+        """acc + a @ b, less the compensation's part."""
+
+    def ones(self, builder: ir.IRBuilder) -> Any:
+        """An a operand of ones as mma takes it: what sums up columns of B. Only for integers."""
+        raise AssertionError(f"{self.name} has no sums")
+
+    @property
+    def row_types(self) -> tuple[DType, DType]:
+        """The types to copy rows of A between: plain bits where nothing is to be converted."""
+        if self.left != self.a:
+            return self.a, self.left
+        bits = named(f"uint{8 * self.a.bytes}")
+        return bits, bits
+
+    @property
+    def row_lanes(self) -> int:
+        """Elements of `left` as wide together as a row of an accumulator: what to copy rows of A by."""
+        return max(1, self.n * self.acc.bytes // self.left.bytes)
 
     @abstractmethod
     def row(self, builder: ir.IRBuilder, acc: ir.Value | int, row: int) -> ir.Value:

@@ -12,6 +12,7 @@ from backends.native import gemm
 from backends.native.target import Target, host
 from compiler import dtypes
 from compiler.dims import symbol
+from compiler.dtypes import DType
 from compiler.expr import Expr, arg
 from compiler.kernels import GemmSpec, KernelCall
 from tests.backends.native import harness
@@ -32,16 +33,24 @@ def spec_of(
     constant: bool,
     window: int = 0,
     ends: np.ndarray | None = None,
+    fill: int = 0,
 ) -> GemmSpec:
     """The spec of a product of arrays already broadcast to their batch axes."""
-    kind = dtypes.from_numpy(b.dtype)
     batch = b.ndim - 2 if ends is None else 0
+    kinds = dtypes.from_numpy(a.dtype), dtypes.from_numpy(b.dtype)
     return GemmSpec(
-        kind, kind, kind, batch, "general" if window else axis_of(a), axis_of(b), constant, epilogue,
+        *kinds, accumulator_of(b.dtype), batch, "general" if window else axis_of(a), axis_of(b), constant, epilogue,
         tuple(dtypes.from_numpy(o.dtype) for o in operands), tuple(harness.stride_class(o) for o in operands),
         tuple("general" if harness.stride_class(o) == "broadcast" else harness.stride_class(o) for o in outs), window,
-        dtypes.from_numpy(ends.dtype) if ends is not None else None,
+        dtypes.from_numpy(ends.dtype) if ends is not None else None, fill,
     )  # fmt: skip
+
+
+def accumulator_of(kind: np.dtype) -> DType:
+    """What products of `kind` are summed in."""
+    dtype = dtypes.from_numpy(np.dtype(kind))
+    narrow = {"float": dtypes.float32, "int": dtypes.int32, "uint": dtypes.int32}
+    return narrow[dtype.kind] if dtype.bits < 32 else dtype
 
 
 def multiply(
@@ -59,6 +68,7 @@ def multiply(
     params: Sequence[int] = (),
     shape: Sequence[int] | None = None,
     ends: np.ndarray | None = None,
+    fill: int = 0,
     status: int = 0,
 ) -> tuple[np.ndarray, ...]:
     """Run the product; every output lies between canaries that are checked. `symbolic`: select the kernel as if M and
@@ -70,9 +80,9 @@ def multiply(
         b = np.broadcast_to(b, (*batch, *b.shape[-2:]))
     shape = tuple(shape or (*batch, a.shape[-2], b.shape[-1]))
     operands = [np.broadcast_to(o, shape) for o in operands]
-    kinds = [e.dtype.numpy for e in epilogue] or [b.dtype]
+    kinds = [e.dtype.numpy for e in epilogue] or [accumulator_of(b.dtype).numpy]
     outs = [harness.guarded(shape, kind, out_order) for kind in kinds]
-    spec = spec_of(a, b, operands, [out for out, _ in outs], epilogue, constant, window, ends)
+    spec = spec_of(a, b, operands, [out for out, _ in outs], epilogue, constant, window, ends, fill)
     read = [a, b, *operands, *([] if ends is None else [ends])]
     arrays = [*read, *(out for out, _ in outs)]
     views = [harness.view_of(array, f"b{i}") for i, array in enumerate(arrays)]

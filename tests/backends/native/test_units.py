@@ -47,9 +47,11 @@ def emulated(unit: MatrixUnit, grid: Grid, a: np.ndarray, b: np.ndarray) -> np.n
 
 @pytest.mark.parametrize("unit", EVERY, ids=lambda unit: unit.name)
 def test_what_a_unit_means_over_packed_panels_is_the_product(unit: MatrixUnit) -> None:
-    a, b = (RNG.integers(-8, 8, shape).astype(unit.a.numpy) for shape in ((11, 7), (7, 37)))
+    a = RNG.integers(-8, 8, (11, 7)).astype(unit.a.numpy)
+    b = RNG.integers(-8, 8, (7, 37)).astype(unit.b.numpy)
+    expected = a.astype(unit.acc.numpy) @ b.astype(unit.acc.numpy)
     for grid in unit.grids:
-        assert_same(emulated(unit, grid, a, b), a @ b)
+        assert_same(emulated(unit, grid, a, b), expected)
 
 
 @pytest.mark.parametrize("unit", EVERY, ids=lambda unit: unit.name)
