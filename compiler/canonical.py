@@ -15,7 +15,8 @@ op rounds to the accumulator's type each time; max(a, b) is b where b > a or b i
 for the sign of zero alone); argmax keeps the earlier index among equals and the first NaN of all.
 
 A product's element is one chain of fused multiply-adds over ascending k, but that bfloat16 is taken in pairs, the
-second of a pair first: so machines with instructions for it do, and the others follow.
+second of a pair first: so machines with instructions for it do, and the others follow. Float chains end after every
+PRODUCT_CHUNK products, and their sums are added in order: so a product of few elements over many can be shared out.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from compiler import dtypes
 from compiler.dtypes import DType
 
 LANES = 64
+PRODUCT_CHUNK = 8192
 PAIRED = dtypes.bfloat16
 
 Combine = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from backends.native.target import Target
 from backends.native.units import Grid, MatrixUnit
+from compiler.canonical import PRODUCT_CHUNK
 
 GIGAHERTZ = 3.0  # only to tell small products from large ones
 BYTES_PER_NS = 30.0  # from memory
@@ -94,6 +95,11 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
 def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
     """The K block: all of K while a B panel stays in L2 beside the stream of A, else K in equal parts."""
     most = max(unit.k, int(0.6 * target.l2) // (nr * unit.b.bytes))
+    if unit.acc.is_float and product.k > PRODUCT_CHUNK:  # a block never spans two chunks
+        depth = PRODUCT_CHUNK
+        while depth > most:
+            depth //= 2
+        return depth
     if product.k <= most:
         return max(product.k, 1)
     blocks = -(-product.k // most)

@@ -13,10 +13,11 @@ from compiler.kernels import GemmSpec
 
 # The argument words before the operands, in order. Offsets are of scratch, in bytes: `rows_offset` of rows of A
 # (gathered or copied, `pitch` bytes apart) or their addresses, `a_offset` of packed A or a row of padding, `row_sums`
-# and `column_sums` of a block's and an item's sums. `segment`: elements of K that lie side by side in A.
+# and `column_sums` of a block's and an item's sums. `total`: bytes from the tiles of a K block's chains to those of the
+# chunks before. `segment`: elements of K that lie side by side in A.
 HEADER = ("items", "items_per_chunk", "m_items", "n_items", "item_rows", "item_columns", "block_rows", "m", "n", "k",
-          "depth", "pack_b", "b_offset", "b_step", "copy_a", "rows_offset", "pitch", "a_offset", "tile_step", "segment",
-          "row_sums", "column_sums")  # fmt: skip
+          "depth", "pack_b", "b_offset", "b_step", "copy_a", "rows_offset", "pitch", "a_offset", "tile_step", "total",
+          "segment", "row_sums", "column_sums")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from backends.native.sums import ROW, needs_column_sums, wanted
 from backends.native.target import Target
 from backends.native.units import MatrixUnit
 from backends.native.units import select as select_unit
+from compiler.canonical import PRODUCT_CHUNK
 from compiler.dims import Size
 from compiler.kernels import GemmSpec, KernelCall, View
 
@@ -114,7 +115,8 @@ class GemmKernel:
             "m": m, "n": n, "k": k, "depth": cut.depth, "pack_b": int(cut.pack_b), "b_offset": tile,
             "b_step": self._panel_bytes(k) if cut.keeps_b else 0, "copy_a": int(copies),
             "rows_offset": tile + packed_b, "pitch": self._pitch(k), "a_offset": tile + packed_b + gathered,
-            "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0, "segment": segment,
+            "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0,
+            "total": tile // 2 if self._in_chunks(k) else 0, "segment": segment,
             "row_sums": tile + packed_b + gathered + packed_a,
             "column_sums": tile + packed_b + gathered + packed_a + row_sums,
         }  # fmt: skip
@@ -149,6 +151,10 @@ class GemmKernel:
     def _reads_any_stride(self) -> bool:
         return self.matrix_unit.k == 1 and ROW not in wanted(self.spec.epilogue)
 
+    def _in_chunks(self, k: int) -> bool:
+        """Whether chains are cut, so that tiles of totals lie behind those of chains."""
+        return self.spec.acc.is_float and k > PRODUCT_CHUNK
+
     def _pitch(self, k: int) -> int:
         """Bytes from row to row of A in scratch."""
         return -(-k // self.matrix_unit.k) * self.matrix_unit.k * self.matrix_unit.left.bytes
@@ -159,7 +165,7 @@ class GemmKernel:
         unit, grid = self.matrix_unit, self.shape.grid
         rows = max(grid.rows * unit.m, cut.block_rows if cut.depth < k else 0)
         columns = self.width * (-(-CHAINS // grid.columns))
-        tile = max(rows * self.width, columns) * unit.acc.bytes
+        tile = max(rows * self.width, columns) * unit.acc.bytes * (2 if self._in_chunks(k) else 1)
         panels = -(-cut.item_columns // self.width) if cut.keeps_b else 1
         packed_b = 0 if self.spec.constant_b else panels * self._panel_bytes(k)
         gathered = cut.block_rows * self._pitch(k) + unit.row_lanes * unit.left.bytes
@@ -213,9 +219,11 @@ def select(call: KernelCall, target: Target) -> GemmKernel:
     sums_rows = ROW in wanted(spec.epilogue)
     packs_a = not unit.in_place or (unit.left == unit.a and unit.k == 1 and _deserves_packing(call, target))
     small = unit.m == 1 and (not isinstance(m, int) or m <= GEMV_ROWS)
-    k = call.reads[0].shape[-1]
+    k, depth = call.reads[0].shape[-1], call.reads[1].shape[-2]
     segments = isinstance(k, int) and k >= SEGMENT and k % unit.k == 0
+    in_chunks = not isinstance(depth, int) or depth > PRODUCT_CHUNK
     indirect = bool(spec.window) and unit.in_place and unit.left == unit.a and segments and not sums_rows
+    indirect = indirect and not (spec.acc.is_float and in_chunks)  # a segment may not span two chunks
     whole = isinstance(k, int) and k % unit.k == 0 and spec.a_axis == "row"
     as_they_are = unit.left == unit.a and (whole or (unit.k == 1 and not sums_rows) or not unit.in_place)
     copies_a = not spec.window and not as_they_are

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from llvmlite import ir
 
 from backends.native.kernel import I64
-from backends.native.loops import Values, counted_loop, when
+from backends.native.loops import Values, counted_loop, smaller, when
 from backends.native.vectors import I1
+from compiler.canonical import PRODUCT_CHUNK
 
 if TYPE_CHECKING:
     from backends.native.macrokernel import MacroKernel
@@ -24,14 +25,26 @@ def panel_groups(kernel: MacroKernel) -> ir.Value:
     context, builder, word = kernel.context, kernel.context.builder, kernel.context.word
     panels = -(-CHAINS // context.shape.grid.columns)
     columns = I64(panels * kernel.right.width)
+    # A product over nothing is one part too; integers need no parts.
+    end = builder.select(builder.icmp_signed(">", word["k"], I64(0)), word["k"], I64(1))
+    chunk = I64(PRODUCT_CHUNK) if context.spec.acc.is_float else end
 
     def group(n: ir.Value, _: Values) -> Values:
         def row(i: ir.Value, _: Values) -> Values:
             what, function = kernel.micro(1, context.shape.grid.columns, panels)
-            m, a, b = builder.add(kernel.m_first, i), kernel.left.address(i, I64(0)), kernel.right.start(n, I64(0))
-            words, tile = context.frame.words, context.scratch
-            builder.call(function, [words, a, b, word["k"], tile, I1(0), I1(what.direct), b, m, n])
-            if not what.direct:
+            m, words, tile = builder.add(kernel.m_first, i), context.frame.words, context.scratch
+            alone = builder.icmp_signed("<=", end, chunk)
+            finish = builder.and_(alone, I1(what.direct))
+
+            def part(k: ir.Value, _: Values) -> Values:
+                depth = smaller(builder, chunk, builder.sub(word["k"], k))
+                a, b = kernel.left.address(i, k), kernel.right.start(n, k)
+                adds = builder.icmp_signed(">", k, I64(0))
+                builder.call(function, [words, a, b, depth, tile, tile, I1(0), adds, finish, b, m, n])
+                return []
+
+            counted_loop(builder, I64(0), end, chunk, [], part)
+            with builder.if_then(builder.not_(finish)):
                 builder.call(kernel.finish, [words, tile, I64(what.tile_row), I64(1), columns, m, n])
             return []
 

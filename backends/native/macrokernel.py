@@ -5,7 +5,7 @@
 A is read in place (or gathered into scratch), so a block of rows, which L2 holds, passes once for every B panel. While
 it does, the next panel is prefetched a line a k-step: spread over the rows, it arrives from memory without a burst.
 With several K blocks the partial accumulators wait in scratch and are resumed, so every element stays one chain over
-ascending k.
+ascending k, up to the chunks that canonical.PRODUCT_CHUNK cuts float chains into: their sums are added up in scratch.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from backends.native.right import RightOperand
 from backends.native.sums import COLUMN, ROW, needs_column_sums
 from backends.native.units import MatrixUnit
 from backends.native.vectors import I1
+from compiler.canonical import PRODUCT_CHUNK
 from compiler.kernels import GemmSpec
 
 
@@ -173,16 +174,29 @@ class MacroKernel:
         context, builder = self.context, self.context.builder
         words, counts = context.frame.words, context.shape.rows
         whole = builder.and_(last, builder.icmp_signed("==", valid, I64(self.right.width)))
-        resume = builder.icmp_signed(">", k, I64(0))
+        resume, ends, adds = self._place_in_chunk(k, depth, last)
+        whole = builder.and_(whole, builder.not_(adds))
+        total = builder.select(ends, context.word["total"], I64(0))
 
         def call(rows: int, i: ir.Value, count: ir.Value) -> None:
             what, function = self.micro(rows // context.unit.m, columns, 1)
             tile = move(builder, context.scratch, builder.mul(i, context.word["tile_step"]))
+            target = move(builder, tile, total)
             finish = builder.and_(whole, builder.icmp_signed("==", count, I64(rows))) if what.direct else I1(0)
             prefetch = self.right.prefetch(b, depth, builder.udiv(i, I64(counts[0])))
             m, a = builder.add(self.m_first, i), self.left.address(i, k)
-            builder.call(function, [words, a, b, depth, tile, resume, finish, prefetch, m, n])
+            builder.call(function, [words, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n])
             with builder.if_then(builder.and_(last, builder.not_(finish))):
-                builder.call(self.finish, [words, tile, I64(what.tile_row), count, valid, m, n])
+                builder.call(self.finish, [words, target, I64(what.tile_row), count, valid, m, n])
 
         for_row_blocks(builder, self.rows, counts, call)
+
+    def _place_in_chunk(self, k: ir.Value, depth: ir.Value, last: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Of the K block at k: whether it goes on with a chain, ends one, and adds that to those before."""
+        builder, chunk = self.context.builder, I64(PRODUCT_CHUNK)
+        if not self.context.spec.acc.is_float:
+            return builder.icmp_signed(">", k, I64(0)), last, I1(0)
+        resume = builder.icmp_signed("!=", builder.urem(k, chunk), I64(0))
+        full = builder.icmp_signed("==", builder.urem(builder.add(k, depth), chunk), I64(0))
+        ends = builder.or_(last, full)
+        return resume, ends, builder.and_(ends, builder.icmp_signed(">=", k, chunk))

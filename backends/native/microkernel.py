@@ -20,7 +20,9 @@ from backends.native.loops import counted_loop, when
 from backends.native.units import MatrixUnit
 from backends.native.vectors import I1, intrinsic
 
-MICROKERNEL_TYPE = ir.FunctionType(ir.VoidType(), [FRAME, POINTER, POINTER, I64, POINTER, I1, I1, POINTER, I64, I64])
+MICROKERNEL_TYPE = ir.FunctionType(
+    ir.VoidType(), [FRAME, POINTER, POINTER, I64, POINTER, POINTER, I1, I1, I1, POINTER, I64, I64]
+)
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,17 @@ class MicroKernel:
         return self.epilogue.direct and self.columns * self.unit.n == self.width
 
     def define(self, module: ir.Module, name: str) -> ir.Function:
-        """void name(frame, a, b, depth, tile, resume, finish, prefetch, m, n).
+        """void name(frame, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n).
 
         Multiplies rows at `a` with panels at `b` over `depth`, from zero or (`resume`) from the tile's contents; then
-        leaves the tile, or with `finish` (only if `direct`) applies the epilogue for the element (m, n) of C on.
+        leaves a tile at `target`, or adds to the one there (`adds`), or with `finish` (only if `direct`) applies the
+        epilogue for the element (m, n) of C on.
         """
         function = ir.Function(module, MICROKERNEL_TYPE, name)
         function.linkage = "internal"
         function.attributes.add("nounwind")
         builder = ir.IRBuilder(function.append_basic_block("entry"))
-        words, a, b, depth, tile, resume, finish, prefetch, m, n = function.args
+        words, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n = function.args
         frame = Frame(builder, words)
         accs = self._start(builder, frame, tile, resume, n)
         accs = self._multiply(builder, frame, accs, a, b, depth, prefetch)
@@ -73,9 +76,9 @@ class MicroKernel:
                 with done:
                     self._finish(builder, frame, accs, m, n)
                 with left:
-                    self._leave_tile(builder, accs, tile)
+                    self._leave(builder, accs, target, adds)
         else:
-            self._leave_tile(builder, accs, tile)
+            self._leave(builder, accs, target, adds)
         builder.ret_void()
         return function
 
@@ -181,13 +184,26 @@ class MicroKernel:
                     value = unit.row(builder, accs[i * self.panels * self.columns + j], r)
                     self.epilogue.apply(builder, frame, [value], [row], builder.add(n, I64(j * unit.n)), None)
 
-    def _leave_tile(self, builder: ir.IRBuilder, accs: list[ir.Value | int], tile: ir.Value) -> None:
+    def _leave(self, builder: ir.IRBuilder, accs: list[ir.Value | int], tile: ir.Value, adds: ir.Value) -> None:
+        if not self.unit.acc.is_float:
+            self._leave_tile(builder, accs, tile, adding=False)
+            return
+        with builder.if_else(adds, likely=False) as (more, all_there_is):
+            with more:
+                self._leave_tile(builder, accs, tile, adding=True)
+            with all_there_is:
+                self._leave_tile(builder, accs, tile, adding=False)
+
+    def _leave_tile(self, builder: ir.IRBuilder, accs: list[ir.Value | int], tile: ir.Value, adding: bool) -> None:
         unit = self.unit
         for (i, j), acc in zip(self._cells(), accs, strict=True):
             for r in range(unit.m):
                 address = move(builder, tile, I64(self._tile_offset(i, j) + r * self.tile_row))
                 value = unit.row(builder, acc, r)
-                builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=unit.acc.bytes)
+                typed = builder.bitcast(address, value.type.as_pointer())
+                if adding:
+                    value = builder.fadd(builder.load(typed, align=unit.acc.bytes), value)
+                builder.store(value, typed, align=unit.acc.bytes)
 
 
 def prefetch_line(builder: ir.IRBuilder, pointer: ir.Value) -> None:

@@ -12,6 +12,7 @@ import pytest
 from backends.native import gemm
 from backends.native.blocking import Blocking
 from backends.native.target import host, named
+from compiler.canonical import PRODUCT_CHUNK
 from compiler.dtypes import float32, float64, from_numpy
 from compiler.expr import apply, arg, cast, const
 from compiler.kernels import GemmSpec, KernelCall, View
@@ -335,3 +336,24 @@ def test_packed_a_gives_the_same_bits(layout: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(gemm, "_deserves_packing", lambda *_: True)
     assert_same(multiply(a, b, constant=True)[0], expected)
     assert_same(multiply(a, b, threads=2)[0], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("m", [1, 3, 11])
+def test_long_chains_are_sums_of_chunks(kind: type, m: int) -> None:
+    n, k = 70, 2 * PRODUCT_CHUNK + 37
+    a, b = random((m, k), kind), random((k, n), kind)
+    starts = range(0, k, PRODUCT_CHUNK)
+    parts = [multiply(a[:, s : s + PRODUCT_CHUNK], b[s : s + PRODUCT_CHUNK])[0] for s in starts]
+    expected = (parts[0] + parts[1]) + parts[2]
+    for constant, symbolic in itertools.product((False, True), (False, True)):
+        assert_same(multiply(a, b, constant=constant, symbolic=symbolic)[0], expected)
+    value = accumulator(kind) * 2.0 + 1.0
+    doubled = multiply(a, b, epilogue=(value,), constant=True)[0]
+    assert_same(doubled, expected * kind(2) + kind(1))
+
+
+def test_a_long_window_is_a_sum_of_chunks() -> None:
+    x, b = random((1, 3, 3, 1000), np.float32), random((9000, 20), np.float32)
+    found = multiply(x, b, constant=True, window=2, params=[1, 1, 3, 3, 1, 1, 1, 1, 0, 0, 3, 3], shape=(1, 20))[0]
+    assert_same(found, multiply(x.reshape(1, 9000), b)[0])
