@@ -15,7 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from backends.native.entry_code import CONTIGUOUS_ALIGNED, DATA, DESCRIPTOR, EXTENTS, FLAGS, RANK, TYPE
+from backends.native.entry_code import (
+    ALIGNED,
+    CONTIGUOUS,
+    DATA,
+    DESCRIPTOR,
+    EXTENTS,
+    FLAGS,
+    RANK,
+    STRIDES,
+    TYPE,
+    WRITEABLE,
+)  # fmt: skip
 from backends.native.executor import executor
 from backends.native.jit import never_freed
 from backends.native.plan import Plan
@@ -34,16 +45,17 @@ class _MethodDef(ctypes.Structure):
 
 class Entry:
     """`function` is the builtin. It calls `fallback` for whatever no known plan serves; `arena` is an ARENA record's
-    address. `owner` is kept alive with the builtin."""
+    address. `owner` is kept alive with the builtin. takes_outputs: whether a call may bring arrays to fill after its
+    inputs, which must not overlap them; they are then what it answers with."""
 
-    def __init__(self, fallback: Callable[..., Any], arena: int, owner: object) -> None:
+    def __init__(self, fallback: Callable[..., Any], arena: int, owner: object, takes_outputs: bool = False) -> None:
         self._record = ENTRY.new()
         self._plans: list[Plan] = []
         self._lock = threading.Lock()
         self._fallback = fallback
         ENTRY.write(
             self._record, 0, fallback=id(fallback), itself=id(self._record), array_type=id(np.ndarray),
-            new_array=_array_api()[_NEW_FROM_DESCR], arena=arena, team=team.address,
+            new_array=_array_api()[_NEW_FROM_DESCR], arena=arena, team=team.address, takes_outputs=int(takes_outputs),
         )  # fmt: skip
         self.function = _new_builtin(self._record, (fallback, owner, self._record))
 
@@ -71,9 +83,9 @@ class Entry:
         self._plans = plans
 
 
-def entry(fallback: Callable[..., Any], arena: int, owner: object) -> Entry | None:
+def entry(fallback: Callable[..., Any], arena: int, owner: object, takes_outputs: bool = False) -> Entry | None:
     """An Entry, or None where this interpreter or NumPy is not as the native code expects."""
-    return Entry(fallback, arena, owner) if layout_is_known() else None
+    return Entry(fallback, arena, owner, takes_outputs) if layout_is_known() else None
 
 
 @lru_cache(maxsize=1)
@@ -85,9 +97,12 @@ def layout_is_known() -> bool:
     if not table or table[_ARRAY_TYPE] != id(np.ndarray):
         return False
     bytes_ = np.zeros(41, np.uint8)
+    read_only = np.zeros(3)
+    read_only.flags.writeable = False
     samples = (
         np.zeros(()), np.zeros(3, np.int32), np.zeros((2, 3, 4), np.float32), np.zeros((2, 3)).T,
-        np.zeros((4, 6))[:, ::2], bytes_[1:41].view(np.float64), np.zeros((0, 2), np.int64),
+        np.zeros((4, 6))[:, ::2], bytes_[1:41].view(np.float64), np.zeros((0, 2), np.int64), read_only,
+        np.broadcast_to(np.zeros(2), (3, 2))[::-1],
     )  # fmt: skip
     return all(_reads_right(array) for array in samples)
 
@@ -99,15 +114,19 @@ def _reads_right(array: np.ndarray) -> bool:
     def integer(number: int) -> int:
         return ctypes.c_int.from_address(id(array) + 8 * number).value
 
-    extents = tuple(ctypes.c_int64.from_address(word(EXTENTS) + 8 * axis).value for axis in range(array.ndim))
-    usable = array.flags.c_contiguous and array.flags.aligned
+    def numbers(first: int) -> tuple[int, ...]:
+        return tuple(ctypes.c_int64.from_address(word(first) + 8 * axis).value for axis in range(array.ndim))
+
+    found = array.flags
+    flags = CONTIGUOUS * found.c_contiguous | ALIGNED * found.aligned | WRITEABLE * found.writeable
     return (
         word(TYPE) == id(np.ndarray)
         and word(DATA) == array.ctypes.data
         and integer(RANK) == array.ndim
-        and extents == array.shape
+        and numbers(EXTENTS) == array.shape
+        and numbers(STRIDES) == array.strides
         and word(DESCRIPTOR) == id(array.dtype)
-        and (integer(FLAGS) & CONTIGUOUS_ALIGNED == CONTIGUOUS_ALIGNED) == usable
+        and integer(FLAGS) & (CONTIGUOUS | ALIGNED | WRITEABLE) == flags
     )
 
 
@@ -138,26 +157,34 @@ def _new_builtin(itself: np.ndarray, kept_alive: object) -> Callable[..., Any]:
 
 def _describe(plan: Plan, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
     """Let a plan's record say what calls it serves."""
-    described = [_operands(inputs), _operands(outputs)]
-    plan.kept = (*plan.kept, *described, *(array.dtype for array in (*inputs, *outputs)))
+    described = _operands(inputs, outputs)
+    plan.kept = (*plan.kept, described, *(array.dtype for array in (*inputs, *outputs)))
+    first = described.ctypes.data
     PLAN.write(
-        plan.words, 0, owner=id(plan),
-        inputs=described[0].ctypes.data, input_count=len(inputs),
-        outputs=described[1].ctypes.data, output_count=len(outputs),
+        plan.words, 0, owner=id(plan), inputs=first, input_count=len(inputs),
+        outputs=first + 8 * OPERAND.words * len(inputs), output_count=len(outputs),
     )  # fmt: skip
 
 
-def _operands(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """OPERAND records of arrays, their extents after them."""
-    extents = [extent for array in arrays for extent in array.shape]
-    words = np.zeros(OPERAND.words * len(arrays) + len(extents), np.int64)
+def _operands(inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """OPERAND records of inputs, then of outputs (which are contiguous); their extents and strides after them."""
+    arrays = [*inputs, *outputs]
     at = OPERAND.words * len(arrays)
+    words = np.zeros(at + 2 * sum(array.ndim for array in arrays), np.int64)
     for number, array in enumerate(arrays):
-        descriptor = id(array.dtype)
+        contiguous = array.flags.c_contiguous
+        flags = ALIGNED | (CONTIGUOUS if contiguous else 0) | (WRITEABLE if number >= len(inputs) else 0)
+        address, rank = words.ctypes.data + 8 * at, array.ndim
+        ends = [(size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)]
+        low, high = sum(min(end, 0) for end in ends), sum(max(end, 0) for end in ends) + array.itemsize
+        if contiguous:  # strides of axes of extent 1 say nothing
+            low, high = 0, array.nbytes
         OPERAND.write(
             words, OPERAND.words * number,
-            descriptor=descriptor, rank=array.ndim, extents=words.ctypes.data + 8 * at,
+            descriptor=id(array.dtype), rank=rank, extents=address, flags=flags,
+            strides=0 if contiguous else address + 8 * rank, low=low, high=high,
         )  # fmt: skip
-        words[at : at + array.ndim] = array.shape
-        at += array.ndim
+        words[at : at + rank] = array.shape
+        words[at + rank : at + 2 * rank] = array.strides
+        at += 2 * rank
     return words

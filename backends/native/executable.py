@@ -114,7 +114,8 @@ class PlanCache:
 class Executable:
     """See the module. `run` may be called from several threads at once."""
 
-    def __init__(self, lowered: Lowered, target: Target, options: Settings) -> None:
+    def __init__(self, lowered: Lowered, target: Target, options: Settings, arenas: ArenaPool | None = None) -> None:
+        """arenas: memory shared with other executables; None: its own."""
         cache = ObjectCache(options.cache_dir) if options.cache_dir else None
         self.executor = executor(cache)
         self.prepared = prepare(lowered, target, options.threads, cache)
@@ -122,7 +123,7 @@ class Executable:
         self._late, self._guards = lowered.late, lowered.guards
         self.plans = PlanCache(options.plans)
         self._entries: list[Entry] = []
-        self.arenas = ArenaPool()
+        self.arenas = ArenaPool() if arenas is None else arenas
         simple = is_simple(lowered, self.prepared.pieces)
         self.cuts = None if simple else CutProgram(self, lowered, lambda body: Executable(body, target, options))
         self._sizes = SizeTable(size for _, view in self.outputs for size in view.shape)
@@ -161,16 +162,26 @@ class Executable:
             for _ in range(2):  # an axis such as 2*n may come before the axis that decides n
                 for value, array in zip(self.inputs, arrays, strict=True):
                     bind(array.shape, _tensor(value), sizes, f"input {value.name!r}", origin)
-            settling.settle()
-            size = self._sizes.under(sizes)
-            views = [view for _, view in self.outputs]
-            outputs = tuple((tuple(size(extent) for extent in view.shape), view.dtype.numpy) for view in views)
-            (segment,) = self.prepared.pieces
-            assert isinstance(segment, Segment)
-            planned = Planned(segment.plan(sizes, segment.late_contents(settling.results)), outputs)
+            planned = self._settled(settling)
             self.plans.put(key, planned)
         assert isinstance(planned, Planned)
         return planned
+
+    def plan_under(self, sizes: Mapping[str, int]) -> Planned:
+        """A new plan for all named sizes, for callers that keep plans themselves (a program without cuts)."""
+        settling = Settling(self._late, self._guards, self.prepared.weights.plain)
+        settling.sizes.update(sizes)
+        return self._settled(settling)
+
+    def _settled(self, settling: Settling) -> Planned:
+        settling.settle()
+        sizes = settling.sizes
+        size = self._sizes.under(sizes)
+        views = [view for _, view in self.outputs]
+        outputs = tuple((tuple(size(extent) for extent in view.shape), view.dtype.numpy) for view in views)
+        (segment,) = self.prepared.pieces
+        assert isinstance(segment, Segment)
+        return Planned(segment.plan(sizes, segment.late_contents(settling.results)), outputs)
 
     def slot_table(self, buffers: Sequence[np.ndarray]) -> np.ndarray:
         """The slot words of a run: status, absolute, arena, then the buffers; the status word comes after them."""

@@ -40,14 +40,16 @@ PLAN = Record(
     "inputs", "input_count", "outputs", "output_count",
 )  # fmt: skip
 
-# What the native entry checks of an input and makes of an output: NumPy's descriptor, rank, address of the extents.
-OPERAND = Record("descriptor", "rank", "extents")
+# What the native entry checks of an operand and makes of an output: NumPy's descriptor, rank, address of the extents;
+# flags it must have, address of its strides (0: the flags say it all), where its bytes begin and end, from its data on.
+OPERAND = Record("descriptor", "rank", "extents", "flags", "strides", "low", "high")
 
 # What the native entry of a program knows: the Python function to fall back to, the array the record lies in, NumPy's
-# array type and PyArray_NewFromDescr, where to run, and the plans it can match calls to.
+# array type and PyArray_NewFromDescr, where to run, whether arrays to fill may follow the inputs, and the plans it can
+# match calls to.
 KNOWN_PLANS = 8
 ENTRY = Record(
-    "fallback", "itself", "array_type", "new_array", "arena", "team", "count", "plans",
+    "fallback", "itself", "array_type", "new_array", "arena", "team", "takes_outputs", "count", "plans",
     *(f"_plan{i}" for i in range(1, KNOWN_PLANS)),
 )  # fmt: skip
 
