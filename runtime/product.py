@@ -159,10 +159,11 @@ def _torch_array(name: str, x: Any) -> np.ndarray:
             f"matmul: {name} is {type(x).__name__}, expected a torch tensor as another operand is; convert it with "
             "torch.as_tensor"
         )
-    try:  # the common case, at a fraction of the cost; it refuses whatever is not plain memory
-        return x.numpy()
-    except (RuntimeError, TypeError):
-        pass
+    if x.dtype is not sys.modules["torch"].bfloat16:  # which raises, at more than the price of all the rest
+        try:  # the common case, at a fraction of the cost; it refuses whatever is not plain memory
+            return x.numpy()
+        except (RuntimeError, TypeError):
+            pass
     if x.is_complex():
         raise DtypeError(f"matmul: {name} is {x.dtype}, expected a real type; multiply its parts")
     return array_of(x, f"matmul: {name}")
