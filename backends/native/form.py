@@ -16,21 +16,21 @@ from compiler.kernels import GemmSpec
 # and `column_sums` of a block's and an item's sums. `total`: bytes from the tiles of a K block's chains to those of the
 # chunks before. `segment`: elements of K that lie side by side in A.
 HEADER = ("items", "items_per_chunk", "m_items", "n_items", "item_rows", "item_columns", "block_rows", "m", "n", "k",
-          "depth", "pack_b", "b_offset", "b_step", "copy_a", "rows_offset", "pitch", "a_offset", "tile_step", "total",
-          "segment", "row_sums", "column_sums")  # fmt: skip
+          "depth", "pack_b", "b_offset", "b_step", "copy_a", "pack_a", "rows_offset", "pitch", "a_offset", "tile_step",
+          "total", "segment", "row_sums", "column_sums")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Shape:
     """What shapes a GEMM kernel's code besides its spec. `rows`: row counts micro-kernels exist for, descending;
-    `narrow`: columns of the micro-kernels for the last panel (the grid's own if nothing is known of it); `small`:
-    whether there is a path for few rows; `packs_a`: whether blocks of A are packed into panels; `indirect`: whether a
-    window's rows are read where they lie, through a table, instead of gathered; `copies_a`: whether there is code that
-    copies rows of A into scratch, as the unit reads them."""
+    `columns`: their column counts, ascending: of a tail that is known, or all; last the grid's own; `small`:
+    whether there is a path for few rows; `packs_a`: whether there is code to pack blocks of A into panels;
+    `indirect`: whether a window's rows are read where they lie, through a table, instead of gathered; `copies_a`:
+    whether there is code that copies rows of A into scratch, as the unit reads them."""
 
     grid: Grid
     rows: tuple[int, ...]
-    narrow: int
+    columns: tuple[int, ...]
     small: bool
     packs_a: bool
     indirect: bool

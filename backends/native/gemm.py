@@ -13,7 +13,8 @@ from llvmlite import ir
 from backends.native.blocking import Blocking, Product, blocking
 from backends.native.form import HEADER, Shape
 from backends.native.gather import window_words
-from backends.native.gemv import CHAINS, GEMV_ROWS
+from backends.native.gemm_shape import deserves_packing, shape_of
+from backends.native.gemv import CHAINS
 from backends.native.grouped import group_words
 from backends.native.indirect import ADDRESS
 from backends.native.kernel import Arguments
@@ -29,8 +30,6 @@ from compiler.dims import Size
 from compiler.kernels import GemmSpec, KernelCall, View
 
 CACHE_LINE = 64
-SEGMENT = 16  # channels from which a window's rows are read where they lie
-PACKED_N = 512  # columns from which packing a large A without unit stride along K pays
 
 
 @dataclass(frozen=True)
@@ -106,14 +105,15 @@ class GemmKernel:
         cut = blocking(unit, self.shape.grid, product, self.target, threads)
         items = cut.items(m, n, prod(batch))
         copies = self.shape.copies_a and self._is_scattered(a, k, size)
-        parts = self._scratch(cut, k, segment, copies)
+        packs = self.shape.packs_a and (not unit.in_place or deserves_packing(m, n, k * spec.a.bytes, self.target))
+        parts = self._scratch(cut, k, segment, copies, packs)
         tile, packed_b, gathered, packed_a, row_sums, _ = parts
         header = {
             "items": items, "items_per_chunk": cut.items_per_chunk,
             "m_items": -(-m // cut.item_rows), "n_items": -(-n // cut.item_columns),
             "item_rows": cut.item_rows, "item_columns": cut.item_columns, "block_rows": cut.block_rows,
             "m": m, "n": n, "k": k, "depth": cut.depth, "pack_b": int(cut.pack_b), "b_offset": tile,
-            "b_step": self._panel_bytes(k) if cut.keeps_b else 0, "copy_a": int(copies),
+            "b_step": self._panel_bytes(k) if cut.keeps_b else 0, "copy_a": int(copies), "pack_a": int(packs),
             "rows_offset": tile + packed_b, "pitch": self._pitch(k), "a_offset": tile + packed_b + gathered,
             "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0,
             "total": tile // 2 if self._in_chunks(k) else 0, "segment": segment,
@@ -159,7 +159,7 @@ class GemmKernel:
         """Bytes from row to row of A in scratch."""
         return -(-k // self.matrix_unit.k) * self.matrix_unit.k * self.matrix_unit.left.bytes
 
-    def _scratch(self, cut: Blocking, k: int, segment: int, copies: bool) -> tuple[int, int, int, int, int, int]:
+    def _scratch(self, cut: Blocking, k: int, segment: int, copies: bool, packs: bool) -> tuple[int, ...]:
         """Bytes for tiles, for packed panels of fresh B, for rows of A gathered or copied or their addresses, for
         packed panels of A or a row of padding, for sums of rows, for sums of columns."""
         unit, grid = self.matrix_unit, self.shape.grid
@@ -171,7 +171,7 @@ class GemmKernel:
         gathered = cut.block_rows * self._pitch(k) + unit.row_lanes * unit.left.bytes
         gathered = gathered if self.spec.window or copies else 0
         height, deep = unit.panels(grid)[0]
-        rows = -(-cut.block_rows // height) * height if self.shape.packs_a else 0
+        rows = -(-cut.block_rows // height) * height if packs else 0
         packed_a = rows * -(-k // deep) * deep * unit.left.bytes
         if self.shape.indirect:
             gathered = -(-cut.block_rows // height) * height * -(-k // max(segment, 1)) * ADDRESS
@@ -180,7 +180,7 @@ class GemmKernel:
         sums = not self.spec.constant_b and needs_column_sums(self.spec, unit)
         column_sums = -(-cut.item_columns // self.width) * self.width * unit.acc.bytes if sums else 0
         parts = tile, packed_b, gathered, packed_a, row_sums, column_sums
-        return tuple(map(_lines, parts))  # type: ignore[return-value]
+        return tuple(map(_lines, parts))
 
     def _panel_bytes(self, k: int) -> int:
         """Bytes of one packed panel of B."""
@@ -211,48 +211,8 @@ def select(call: KernelCall, target: Target) -> GemmKernel:
     spec = call.spec
     assert isinstance(spec, GemmSpec)
     unit, reason = select_unit(target, spec.a, spec.b, spec.acc)
-    m: Size | None = call.writes[0].shape[-2] if spec.ends is None else None  # of a group, known only when running
-    n = call.writes[0].shape[-1]
-    grid = unit.grid(n)
-    width = grid.columns * unit.n
-    narrow = -(-(n % width) // unit.n) if isinstance(n, int) and n % width else grid.columns
-    sums_rows = ROW in wanted(spec.epilogue)
-    packs_a = not unit.in_place or (unit.left == unit.a and unit.k == 1 and _deserves_packing(call, target))
-    small = unit.m == 1 and (not isinstance(m, int) or m <= GEMV_ROWS)
-    k, depth = call.reads[0].shape[-1], call.reads[1].shape[-2]
-    segments = isinstance(k, int) and k >= SEGMENT and k % unit.k == 0
-    in_chunks = not isinstance(depth, int) or depth > PRODUCT_CHUNK
-    indirect = bool(spec.window) and unit.in_place and unit.left == unit.a and segments and not sums_rows
-    indirect = indirect and not (spec.acc.is_float and in_chunks)  # a segment may not span two chunks
-    whole = isinstance(k, int) and k % unit.k == 0 and spec.a_axis == "row"
-    as_they_are = unit.left == unit.a and (whole or (unit.k == 1 and not sums_rows) or not unit.in_place)
-    copies_a = not spec.window and not as_they_are
-    shape = Shape(grid, _row_counts(unit, grid.rows, m), narrow, small, packs_a, indirect, copies_a)
-    return GemmKernel(_shared(spec, packs_a), unit, shape, target, reason)
-
-
-def _deserves_packing(call: KernelCall, target: Target) -> bool:
-    """Whether A, without unit stride along K, is large enough to miss the TLB and L2 on every k-step (measured: 1024^3
-    gains 7 percent of peak, 512 x 256 x 512 loses 6)."""
-    spec, (a, b) = call.spec, call.reads[:2]
-    sizes = (*a.shape[-2:], b.shape[-1])
-    if spec.window or spec.a_axis == "row" or not all(isinstance(size, int) for size in sizes):  # type: ignore[union-attr]
-        return False
-    m, k, n = sizes
-    return bool(n >= PACKED_N and m * k * a.dtype.bytes > target.l2)
-
-
-def _row_counts(unit: MatrixUnit, rows: int, m: Size | None) -> tuple[int, ...]:
-    """Row counts of the micro-kernels for M rows: the grid's, then powers of two for what is left."""
-    counts = [(rows >> shift) * unit.m for shift in range(rows.bit_length())]
-    if not isinstance(m, int):
-        return tuple(counts)
-    needed, left = [], max(m, 1)
-    for count in counts:
-        if left >= count or (count == unit.m and left):
-            needed.append(count)
-            left %= count
-    return tuple(needed)
+    shape = shape_of(call, unit, target)
+    return GemmKernel(_shared(spec, shape.packs_a), unit, shape, target, reason)
 
 
 def _shared(spec: GemmSpec, packs_a: bool) -> GemmSpec:

@@ -58,12 +58,13 @@ class LeftOperand:
         empty = builder.icmp_signed("==", context.word["segment"], I64(0))
         self.segment = builder.select(empty, I64(1), context.word["segment"])
         frame.set("segment", self.segment)
+        k_step, row_step = builder.mul(self.k_stride, I64(unit.k)), self.row_stride
         if context.shape.packs_a:
-            frame.set("a_k", I64(self.height * unit.k * unit.left.bytes))
-            frame.set("a_row", I64(self.depth * unit.left.bytes))
-        else:
-            frame.set("a_k", builder.mul(self.k_stride, I64(unit.k)))
-            frame.set("a_row", self.row_stride)
+            self.packs = builder.icmp_signed("!=", context.word["pack_a"], I64(0))
+            k_step = builder.select(self.packs, I64(self.height * unit.k * unit.left.bytes), k_step)
+            row_step = builder.select(self.packs, I64(self.depth * unit.left.bytes), row_step)
+        frame.set("a_k", k_step)
+        frame.set("a_row", row_step)
         if context.spec.window:
             self._pad_with(filler)
 
@@ -108,7 +109,9 @@ class LeftOperand:
             words = [self.start, self.row_stride, rows, context.word["k"], context.at("row_sums")]
             builder.call(self.sums, words)
         if context.shape.packs_a:
-            self.start = self._pack(rows)
+            with builder.if_then(self.packs):
+                self._pack(rows)
+            self.start = builder.select(self.packs, context.at("a_offset"), self.start)
 
     def _copy(self, rows: ir.Value) -> ir.Value:
         context, builder, there = self.context, self.context.builder, self.start
@@ -118,7 +121,7 @@ class LeftOperand:
             builder.call(self.copier, words)
         return builder.select(self.copies, scratch, there)
 
-    def _pack(self, rows: ir.Value) -> ir.Value:
+    def _pack(self, rows: ir.Value) -> None:
         context, builder, source = self.context, self.context.builder, self.start
         panel_bytes = context.panel_bytes(self.height, self.depth, context.unit.left.bytes)
 
@@ -130,15 +133,14 @@ class LeftOperand:
             return [move(builder, carried[0], panel_bytes)]
 
         counted_loop(builder, I64(0), rows, I64(self.height), [context.at("a_offset")], panel)
-        return context.at("a_offset")
 
     def address(self, i: ir.Value, k: ir.Value) -> ir.Value:
         """What a micro-kernel reads row `i` of the block through, from column k on: whole segments or panel depths."""
         context, builder = self.context, self.context.builder
         size = context.unit.left.bytes
+        in_place = builder.add(builder.mul(i, self.row_stride), builder.mul(k, self.k_stride))
         if not (context.shape.indirect or context.shape.packs_a):
-            offset = builder.add(builder.mul(i, self.row_stride), builder.mul(k, self.k_stride))
-            return move(builder, self.start, offset)
+            return move(builder, self.start, in_place)
         block, row = builder.udiv(i, I64(self.height)), builder.urem(i, I64(self.height))
         if context.shape.indirect:
             segments = builder.mul(block, builder.udiv(context.word["k"], self.segment))
@@ -147,4 +149,4 @@ class LeftOperand:
             return move(builder, self.start, builder.mul(entry, I64(ADDRESS)))
         panel = builder.mul(block, context.panel_bytes(self.height, self.depth, size))
         within = builder.add(builder.mul(row, I64(self.depth * size)), builder.mul(k, I64(self.height * size)))
-        return move(builder, self.start, builder.add(panel, within))
+        return move(builder, self.start, builder.select(self.packs, builder.add(panel, within), in_place))

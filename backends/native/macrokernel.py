@@ -10,6 +10,8 @@ ascending k, up to the chunks that canonical.PRODUCT_CHUNK cuts float chains int
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llvmlite import ir
 
 from backends.native.epilogue import Epilogue
@@ -153,19 +155,25 @@ class MacroKernel:
             depth = smaller(builder, word["depth"], builder.sub(word["k"], k))
             last = builder.icmp_signed(">=", builder.add(k, word["depth"]), word["k"])
             b = self.right.panel(n, k, valid, depth)
-            if shape.narrow == shape.grid.columns:
-                self._row_blocks(n, k, valid, depth, b, last, shape.grid.columns)
-                return []
-            is_narrow = builder.icmp_signed("<=", valid, I64(shape.narrow * self.context.unit.n))
-            with builder.if_else(is_narrow) as (narrow, whole):
-                with narrow:
-                    self._row_blocks(n, k, valid, depth, b, last, shape.narrow)
-                with whole:
-                    self._row_blocks(n, k, valid, depth, b, last, shape.grid.columns)
+            self._narrowest(shape.columns, valid, lambda c: self._row_blocks(n, k, valid, depth, b, last, c))
             return []
 
         counted_loop(builder, I64(0), end, word["depth"], [], block)
         return []
+
+    def _narrowest(self, columns: tuple[int, ...], valid: ir.Value, body: Callable[[int], None]) -> None:
+        """`body` with the least of the column counts that covers `valid` elements."""
+        least, *others = columns
+        if not others:
+            body(least)
+            return
+        builder = self.context.builder
+        fits = builder.icmp_signed("<=", valid, I64(least * self.context.unit.n))
+        with builder.if_else(fits) as (narrow, wider):
+            with narrow:
+                body(least)
+            with wider:
+                self._narrowest(tuple(others), valid, body)
 
     def _row_blocks(
         self, n: ir.Value, k: ir.Value, valid: ir.Value, depth: ir.Value, b: ir.Value, last: ir.Value, columns: int

@@ -64,10 +64,10 @@ class MatrixUnit(ABC):
         return ", ".join(feature for feature in self.requires if not target.has(feature))
 
     def grid(self, n: Size) -> Grid:
-        """The grid for products of `n` columns: the cheapest by a small model of a k-step; without a number the second
-        widest, which wastes less on tails."""
+        """The grid for products of `n` columns: the cheapest by a small model of a k-step; without a number the
+        widest."""
         if not isinstance(n, int):
-            return self.grids[min(1, len(self.grids) - 1)]
+            return self.grids[0]
         tiles = max(-(-n // self.n), 1)
         fitting = [grid for grid in self.grids if grid.columns <= tiles] or [self.grids[-1]]
         return min(fitting, key=lambda grid: (self._cycles(grid, tiles), -grid.columns))

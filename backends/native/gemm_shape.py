@@ -1,0 +1,97 @@
+"""What shapes the code of a GEMM kernel on a unit: read off a call's types, layouts and those of its sizes it knows."""
+
+from __future__ import annotations
+
+from backends.native.form import Shape
+from backends.native.gemv import GEMV_ROWS
+from backends.native.sums import ROW, wanted
+from backends.native.target import Target
+from backends.native.units import Grid, MatrixUnit
+from compiler.canonical import PRODUCT_CHUNK
+from compiler.dims import Size
+from compiler.kernels import GemmSpec, KernelCall
+
+SEGMENT = 16  # channels from which a window's rows are read where they lie
+PACKED_N = 512  # columns from which packing a large A without unit stride along K pays
+
+
+def shape_of(call: KernelCall, unit: MatrixUnit, target: Target) -> Shape:
+    """The shape for a call: code for everything that sizes still unknown may ask for."""
+    spec = call.spec
+    assert isinstance(spec, GemmSpec)
+    m: Size | None = call.writes[0].shape[-2] if spec.ends is None else None  # of a group, known only when running
+    n = call.writes[0].shape[-1]
+    grid = unit.grid(n)
+    return Shape(
+        grid,
+        rows=_row_counts(unit, grid.rows, m),
+        columns=_column_counts(unit, grid, n),
+        small=unit.m == 1 and (not isinstance(m, int) or m <= GEMV_ROWS),
+        packs_a=_packs(call, unit, target),
+        indirect=_is_indirect(call, unit),
+        copies_a=_copies(call, unit),
+    )
+
+
+def deserves_packing(m: int, n: int, row_bytes: int, target: Target) -> bool:
+    """Whether A, without unit stride along K, is large enough to miss the TLB and L2 on every k-step (measured: 1024^3
+    gains 7 percent of peak, 512 x 256 x 512 loses 6)."""
+    return n >= PACKED_N and m * row_bytes > target.l2
+
+
+def _packs(call: KernelCall, unit: MatrixUnit, target: Target) -> bool:
+    """Whether there is code that packs A: the unit needs it, or it may pay."""
+    spec, a = call.spec, call.reads[0]
+    assert isinstance(spec, GemmSpec)
+    if not unit.in_place:
+        return True
+    if spec.window or spec.a_axis == "row" or unit.left != unit.a or unit.k > 1:
+        return False
+    m, k, n = (*a.shape[-2:], call.writes[0].shape[-1])
+    if isinstance(m, int) and isinstance(k, int) and isinstance(n, int):
+        return deserves_packing(m, n, k * a.dtype.bytes, target)
+    return not isinstance(n, int) or n >= PACKED_N
+
+
+def _copies(call: KernelCall, unit: MatrixUnit) -> bool:
+    """Whether there is code that copies rows of A as the unit reads them: gathered rows are that anyway."""
+    spec, k = call.spec, call.reads[0].shape[-1]
+    assert isinstance(spec, GemmSpec)
+    if spec.window or not unit.in_place:
+        return unit.left != unit.a and not spec.window
+    whole = isinstance(k, int) and k % unit.k == 0 and spec.a_axis == "row"
+    any_stride = unit.k == 1 and ROW not in wanted(spec.epilogue)
+    return unit.left != unit.a or not (whole or any_stride)
+
+
+def _is_indirect(call: KernelCall, unit: MatrixUnit) -> bool:
+    """Whether a window's rows are read where they lie: in whole groups along K, without a sum over them."""
+    spec, channels, depth = call.spec, call.reads[0].shape[-1], call.reads[1].shape[-2]
+    assert isinstance(spec, GemmSpec)
+    if not spec.window or not unit.in_place or unit.left != unit.a or ROW in wanted(spec.epilogue):
+        return False
+    if not isinstance(channels, int) or channels < SEGMENT or channels % unit.k:
+        return False
+    # A segment may not span two chunks of a chain.
+    return not spec.acc.is_float or (isinstance(depth, int) and depth <= PRODUCT_CHUNK)
+
+
+def _row_counts(unit: MatrixUnit, rows: int, m: Size | None) -> tuple[int, ...]:
+    """Row counts of the micro-kernels for M rows: the grid's, then powers of two for what is left."""
+    counts = [(rows >> shift) * unit.m for shift in range(rows.bit_length())]
+    if not isinstance(m, int):
+        return tuple(counts)
+    needed, left = [], max(m, 1)
+    for count in counts:
+        if left >= count or (count == unit.m and left):
+            needed.append(count)
+            left %= count
+    return tuple(needed)
+
+
+def _column_counts(unit: MatrixUnit, grid: Grid, n: Size) -> tuple[int, ...]:
+    """Column counts of the micro-kernels for N columns, in tiles: the grid's own and what a last panel may need."""
+    if not isinstance(n, int):
+        return tuple(range(1, grid.columns + 1))
+    tail = -(-(n % (grid.columns * unit.n)) // unit.n)
+    return (tail, grid.columns) if 0 < tail < grid.columns else (grid.columns,)
