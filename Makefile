@@ -37,7 +37,7 @@ format: $(READY)
 	$(RUN) -m ruff format .
 
 bench: $(READY)
-	$(RUN) -m bench gemm
+	$(RUN) -m bench gemm --json build/bench.jsonl --figure build/roofline.svg
 	$(RUN) -m bench models
 
 docs: $(READY)

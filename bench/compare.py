@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
-PAUSE = 0.01  # seconds between contestants: thread pools spin for a while after a call, on cores the next one needs
+PAUSE = 0.01  # seconds between contestants
+QUIET = 0.1  # of a core: what a process that waits uses at most
+MOST_PAUSES = 30
+LONG = 0.1  # seconds of a call to which what ran before makes no difference
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,18 @@ class Ratio:
 def race(contestants: Mapping[str, Callable[[], Any]], rounds: int = 15, sample: float = 0.02) -> dict[str, Timing]:
     """Time every contestant once a round, for about `sample` seconds each, the order rotating from round to round.
 
-    Before each sample comes a pause and one call that is not timed, so that nobody pays for the previous contestant's
-    caches and spinning threads.
+    Before each sample the process comes to rest and, where calls are not long, one call is not timed, so that nobody
+    pays for the previous contestant's caches and spinning threads.
     """
-    calls = {name: _calls_per_sample(call, sample) for name, call in contestants.items()}
+    lasting = {name: _lasting(call) for name, call in contestants.items()}
+    calls = {name: max(1, round(sample / seconds)) for name, seconds in lasting.items()}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     order = list(contestants)
     for _ in range(rounds):
         for name in order:
-            time.sleep(PAUSE)
-            contestants[name]()
+            _settle()
+            if lasting[name] < LONG:
+                contestants[name]()
             samples[name].append(_seconds_per_call(contestants[name], calls[name]))
         order.append(order.pop(0))
     return {name: Timing(tuple(found)) for name, found in samples.items()}
@@ -83,10 +88,21 @@ def relative_error(found: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> 
     return worst
 
 
-def _calls_per_sample(call: Callable[[], Any], sample: float) -> int:
+def _settle() -> None:
+    """Wait until nothing runs in this process: pools of threads spin after a call, some for 50 ms, on cores the next
+    contestant needs."""
+    for _ in range(MOST_PAUSES):
+        before = time.process_time()
+        time.sleep(PAUSE)
+        if time.process_time() - before < QUIET * PAUSE:
+            return
+
+
+def _lasting(call: Callable[[], Any]) -> float:
+    """Seconds a call takes that is not the first."""
     call()
-    call()
-    return max(1, round(sample / _seconds_per_call(call, 1)))
+    seconds = _seconds_per_call(call, 1)
+    return seconds if seconds >= LONG else _seconds_per_call(call, 1)
 
 
 def _seconds_per_call(call: Callable[[], Any], calls: int) -> float:

@@ -1,147 +1,160 @@
-"""`python -m bench gemm`: one matrix product on every backend, in percent of this machine's own peak.
+"""`python -m bench gemm`: matrix products on every backend, in percent of this machine's own peak.
 
-With `constant` B everybody may prepare B beforehand (a model's weight); with `input` B everybody gets two plain arrays.
+With `constant` B everybody may prepare B beforehand (a model's weight), and products that take less than a millisecond
+come many in a program, so that no call from Python is measured; with `input` B everybody gets two plain arrays in a
+call; `cold` are products with so many different weights, one after the other, that each comes from memory.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from typing import Any
 
-import numpy as np
-
-from bench import peers
-from bench.contest import Call, Contest, hold
+from bench.bandwidth import LEVELS, Bandwidths, level
+from bench.compare import Timing, race
+from bench.gemm_table import Lines, summary_table
+from bench.outcome import Outcome, summarize
+from bench.product import FORMS, KINDS, Kind, Product, check, cold_shapes, copies_for, make
+from bench.product_contestants import CONTESTANTS, Entry, builders, installed
 from bench.report import Report
+from bench.shapes import SETS, Shape
+from bench.shapes import parse as parse_shapes
 
-OPSET = 20
-SHAPES = (
-    "256x256x256", "512x512x512", "1024x1024x1024", "2048x2048x2048", "128x768x768", "128x3072x768", "128x768x3072",
-    "1x4096x4096",
-)  # fmt: skip
-SAMPLED_ROWS = 16
-
-
-@dataclass(frozen=True)
-class Product:
-    """a [M, K] @ b [K, N]. `constant`: b may be prepared beforehand."""
-
-    a: np.ndarray
-    b: np.ndarray
-    constant: bool
-    threads: int
-
-    def onnx(self) -> bytes:
-        """A model of one MatMul, b its weight or its second input."""
-        from onnx import helper, numpy_helper
-
-        kind = helper.np_dtype_to_tensor_dtype(self.a.dtype)
-        operands = [helper.make_tensor_value_info("a", kind, self.a.shape)]
-        if not self.constant:
-            operands.append(helper.make_tensor_value_info("b", kind, self.b.shape))
-        result = helper.make_tensor_value_info("c", kind, (self.a.shape[0], self.b.shape[1]))
-        weights = [numpy_helper.from_array(self.b, "b")] if self.constant else []
-        graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "gemm", operands, [result], weights)
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9
-        ).SerializeToString()
-
-    def feeds(self) -> dict[str, np.ndarray]:
-        return {"a": self.a} if self.constant else {"a": self.a, "b": self.b}
-
-
-def via_sansuan(product: Product) -> Call:
-    """A compiled program for a constant b, `runtime.matmul` for two arrays."""
-    import runtime
-
-    if not product.constant:
-        return lambda: runtime.matmul(product.a, product.b, threads=product.threads)
-    program = runtime.compile(product.onnx(), threads=product.threads)
-    return lambda: program(product.a)[0]
-
-
-def via_numpy(product: Product) -> Call:
-    """NumPy's BLAS; it has no prepared form."""
-    return lambda: product.a @ product.b
-
-
-def via_torch(product: Product) -> Call:
-    """torch.mm in eager mode; it has no prepared form."""
-    import torch
-
-    a, b = torch.from_numpy(product.a), torch.from_numpy(product.b)
-    mm = peers.torch_eager(torch.mm, product.threads)
-    return lambda: mm(a, b)
-
-
-def via_onnxruntime(product: Product) -> Call:
-    run, feeds = peers.onnxruntime(product.onnx(), product.threads), product.feeds()
-    return lambda: run(feeds)[0]
-
-
-def via_openvino(product: Product) -> Call:
-    run, feeds = peers.openvino(product.onnx(), product.threads), product.feeds()
-    return lambda: run(feeds)[0]
-
-
-CONTESTANTS: dict[str, Callable[[Product], Call]] = {
-    "sansuan": via_sansuan,
-    "onnxruntime": via_onnxruntime,
-    "openvino": via_openvino,
-    "torch": via_torch,
-    "numpy": via_numpy,
-}
-
-
-def check(result: np.ndarray, product: Product) -> tuple[float, bool]:
-    """The relative error against a product of higher precision (long double for float64, on some rows), and whether it
-    is within what a chain of K fused multiply-adds explains: rounding errors add up like a random walk."""
-    wide = np.float64 if product.a.dtype == np.float32 else np.longdouble
-    rows = np.unique(np.linspace(0, product.a.shape[0] - 1, SAMPLED_ROWS).astype(int))
-    truth = product.a[rows].astype(wide) @ product.b.astype(wide)
-    if result.shape != (product.a.shape[0], product.b.shape[1]):
-        return float("inf"), False
-    error = float(np.linalg.norm(result[rows] - truth) / np.linalg.norm(truth))
-    bound = 2 * np.finfo(product.a.dtype).eps * np.sqrt(product.a.shape[1])
-    return error, error <= bound
-
-
-def contest(product: Product) -> Contest:
-    """The product as something to compete in."""
-    (m, k), n = product.a.shape, product.b.shape[1]
-    form = "constant" if product.constant else "input"
-    return Contest(
-        title=f"{m}x{n}x{k} (MxNxK), {form} B",
-        fields={"m": m, "n": n, "k": k, "b": form},
-        dtype=product.a.dtype.name,
-        threads=product.threads,
-        flops=2 * m * n * k,
-        check=lambda result: check(np.asarray(result), product),
-    )
+SLOW_CALL, SLOW_RATIO = 0.2, 30.0  # seconds, and times the fastest's, beyond which a contestant is not waited for
+FEWEST_ROUNDS = 3
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", default="float32,float64", help="comma-separated (default: %(default)s)")
-    parser.add_argument("--shapes", default=",".join(SHAPES), help="MxNxK, comma-separated (default: %(default)s)")
-    parser.add_argument("--b", default="constant,input", help="constant, input or both (default: %(default)s)")
-    parser.add_argument("--contestants", default=",".join(CONTESTANTS), help="default: %(default)s")
+    def option(name: str, parse: Callable[[str], Any], default: str | None, text: str) -> None:
+        parser.add_argument(f"--{name}", type=_explained(parse), default=default, help=text)
+
+    option("dtype", partial(_some_of, KINDS), "float64,float32,bfloat16,int8", f"some of {', '.join(KINDS)}")
+    option("shapes", parse_shapes, None, f"MxNxK, all, and of {', '.join(SETS)} (default: quick; cold for cold B)")
+    option("b", partial(_some_of, FORMS), ",".join(FORMS), "default: %(default)s")
+    option("contestants", partial(_some_of, CONTESTANTS), ",".join(CONTESTANTS), "default: %(default)s")
+    parser.add_argument("--budget", type=float, default=15.0, help="seconds a product's race may take (default: 15)")
+    parser.add_argument("--figure", metavar="FILE", help="draw a roofline there, .png or .svg")
+    parser.set_defaults(rounds=7)
+
+
+def _some_of(known: Collection[str], text: str) -> list[str]:
+    words = text.split(",")
+    if unknown := [word for word in words if word not in known]:
+        raise ValueError(f"no {', '.join(unknown)}; expected some of {', '.join(known)}")
+    return words
+
+
+def _explained(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse`, its ValueError's text shown to who typed the argument."""
+
+    def parsed(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parsed
 
 
 def run(options: argparse.Namespace, report: Report) -> None:
-    """Every product asked for, in turn."""
+    """Every product asked for, in turn; then what they come to."""
+    names = installed(options.contestants)
+    outcomes: list[Outcome] = []
+    for threads in options.threads:
+        bandwidths = Bandwidths(threads)
+        for kind in map(KINDS.__getitem__, options.dtype):
+            start = len(outcomes)
+            for form in options.b:
+                lines = Lines(kind.name, form, threads, names)
+                for shape in shapes_for(options.shapes, kind, form):
+                    outcome = measure(kind, shape, form, bandwidths, names, options.rounds, options.budget)
+                    outcomes.append(outcome)
+                    lines.add(outcome)
+                    for record in outcome.records():
+                        report.result(**record)
+                lines.end()
+            report.result(**roofs(outcomes[start:], kind, bandwidths))
+    summaries = summarize(outcomes)
+    for summary in summaries:
+        report.result(**summary.record())
+    print(summary_table(summaries), flush=True)
+    if options.figure:
+        from bench.roofline import draw
+
+        draw(report.results(), options.figure)
+
+
+def shapes_for(asked: Sequence[Shape] | None, kind: Kind, form: str) -> Sequence[Shape]:
+    """The shapes to measure with that form of B."""
+    if form == "cold":
+        return cold_shapes(asked or SETS["cold"], kind)
+    return asked or SETS["quick"]
+
+
+def measure(
+    kind: Kind, shape: Shape, form: str, bandwidths: Bandwidths, names: list[str], rounds: int, budget: float
+) -> Outcome:
+    """One product: make it, check every contestant's result, race those that are right."""
     from threadpoolctl import threadpool_limits
 
-    names = [name for name in options.contestants.split(",") if name == "sansuan" or peers.installed(name)]
-    rng = np.random.default_rng(0)
-    for threads in options.threads:
-        with threadpool_limits(threads, user_api="blas"):
-            for dtype in options.dtype.split(","):
-                for shape in options.shapes.split(","):
-                    m, n, k = map(int, shape.split("x"))
-                    a, b = (rng.standard_normal(size).astype(dtype) for size in ((m, k), (k, n)))
-                    for form in options.b.split(","):
-                        product = Product(a, b, form == "constant", threads)
-                        builders = {name: partial(CONTESTANTS[name], product) for name in names}
-                        hold(contest(product), builders, options.rounds, report)
+    from bench.peak import peak
+
+    threads = bandwidths.threads
+    before = peak(kind.peak, threads)
+    copies = copies_for(shape, kind, form, before, bandwidths.best.get("memory") or bandwidths.measured("memory"))
+    product = make(kind, shape, form, threads, copies)
+    lives = level(product.weight_bytes, threads)
+    reading = bandwidths.measured(lives) if shape.is_gemv else 0.0
+    with threadpool_limits(threads, user_api="blas"):
+        ready, errors, lasting, refused = prepare(product, names)
+        # Every contestant runs about twice a round, and three times before the first.
+        fitting = round((budget / max(sum(lasting.values()), 1e-9) - 3) / 2)
+        timings = race({name: e.call for name, e in ready.items()}, min(rounds, max(FEWEST_ROUNDS, fitting)))
+    return Outcome(
+        shape, kind.name, form, threads, copies, product.intensity, product.weights[0].nbytes,
+        max(before, peak(kind.peak, threads)),  # a busy moment must not pass for the machine's limit
+        lives, max(reading, bandwidths.measured(lives)) if reading else 0.0,
+        {name: Timing(tuple(sample / copies for sample in timing.samples)) for name, timing in timings.items()},
+        errors, {name: entry.note for name, entry in ready.items()}, refused,
+    )  # fmt: skip
+
+
+def prepare(
+    product: Product, names: list[str]
+) -> tuple[dict[str, Entry], dict[str, float], dict[str, float], dict[str, str]]:
+    """The contestants whose results are right, their errors, seconds a call, and why the others do not compete."""
+    from bench.peers import Unsupported
+
+    ready: dict[str, Entry] = {}
+    errors: dict[str, float] = {}
+    lasting: dict[str, float] = {}
+    refused: dict[str, str] = {}
+    for name, build in builders(product, names).items():
+        try:
+            entry = build()
+        except Unsupported as reason:
+            refused[name] = f"unsupported: {reason}"
+            continue
+        start = time.perf_counter()
+        results = entry.call()
+        lasting[name] = time.perf_counter() - start
+        error, right = check(entry.read(results), product, entry.output)
+        if not right:
+            refused[name] = f"wrong: error {error:.1e}"
+        else:
+            ready[name], errors[name] = entry, error
+    fastest = min((lasting[name] for name in ready), default=0.0)
+    for name in [name for name in ready if lasting[name] > max(SLOW_CALL, SLOW_RATIO * fastest)]:
+        del ready[name], errors[name]
+        refused[name] = f"slow: more than {SLOW_RATIO:.0f} times the fastest's time"
+    return ready, errors, {name: lasting[name] for name in ready}, refused
+
+
+def roofs(outcomes: Sequence[Outcome], kind: Kind, bandwidths: Bandwidths) -> dict[str, Any]:
+    """What bounds rates of one element type: the best peak seen, and the bandwidth of every level."""
+    levels = {name: bandwidths.measured(name) for name in LEVELS}
+    most = max((outcome.peak for outcome in outcomes), default=0.0)
+    return {"roofs": kind.name, "threads": bandwidths.threads, "peak": most, "levels": levels}

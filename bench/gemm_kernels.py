@@ -19,10 +19,10 @@ from backends.native import gemm
 from backends.native.jit import Engine
 from backends.native.kernel import SLOT_ABSOLUTE
 from backends.native.target import Target, host, named
-from bench.peak import peak
+from bench.peak import peak, triple
 from compiler import dtypes
 from compiler.dims import evaluate
-from compiler.expr import Expr, apply, arg, const
+from compiler.expr import Expr, apply, arg, cast, const
 from compiler.kernels import GemmSpec, KernelCall, View
 
 COLD_BYTES = 300 << 20
@@ -32,8 +32,10 @@ FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int
 
 @dataclass(frozen=True)
 class Case:
-    """A product: extents, how B comes (constant, cold, row, column), epilogue (plain, bias, gelu), and for a
-    convolution its channels-last input (size, channels, kernel, stride, pad), M and K then following from it."""
+    """A product: extents, how B comes (constant, cold, row, column), epilogue (plain, bias, gelu), the type of A, and
+    for a convolution its channels-last input (size, channels, kernel, stride, pad), M and K then following from it.
+    Results are of the type of A, those of integers of the accumulator's; B and accumulator are what products of A are
+    made of (`peak.triple`)."""
 
     m: int
     n: int
@@ -56,12 +58,17 @@ class Case:
         return f"{self.m}x{self.n}x{self.k} {self.dtype} {self.b} {self.epilogue}{' conv' if self.window else ''}"
 
 
+NARROW = ("bfloat16", "float16", "int8", "uint8")
 CASES = (
     *(Case(1024, 1024, 1024, b) for b in ("constant", "row", "column")),
     *(Case(1024, 1024, 1024, b, dtype="float64") for b in ("constant", "row", "column")),
     Case(128, 768, 768, "cold", "bias"), Case(128, 3072, 768, "cold", "gelu"), Case(128, 768, 3072, "cold", "bias"),
     Case(197, 768, 768, "cold", "bias"), Case(128, 768, 768, "cold", dtype="float64"),
     Case(1, 768, 768, "cold"), Case(1, 3072, 768, "cold"), Case(1, 128, 64), Case(1, 128, 128), Case(1, 10, 128),
+    *(Case(1024, 1024, 1024, b, dtype=dtype) for dtype in NARROW for b in ("constant", "row")),
+    *(Case(128, 768, 768, "cold", "bias", dtype) for dtype in ("bfloat16", "float16")),
+    *(Case(1, 3072, 768, "cold", dtype=dtype) for dtype in NARROW),
+    Case(128, 768, 768, "cold", dtype="int8"), Case(128, 768, 768, "cold", dtype="uint8"),
     Case(8, 768, 768, "cold"), Case(128, 64, 128, "row"), Case(128, 128, 64, "column"),
     Case(3136, 64, 64, epilogue="relu"), Case(3136, 256, 64, epilogue="relu"), Case(784, 512, 128, epilogue="relu"),
     Case(196, 1024, 256, epilogue="relu"), Case(49, 2048, 512, epilogue="relu"), Case(49, 512, 2048, epilogue="relu"),
@@ -70,34 +77,36 @@ CASES = (
 )  # fmt: skip
 
 
-def epilogue_of(case: Case, kind: dtypes.DType) -> tuple[Expr, ...]:
-    """The case's epilogue; all but plain add a bias first."""
-    value = arg(0, kind)
-    if case.epilogue == "plain":
-        return (value,)
-    value = value + arg(1, kind)
+def epilogue_of(case: Case, acc: dtypes.DType, result: dtypes.DType) -> tuple[Expr, ...]:
+    """The case's epilogue on sums of type `acc`; all but plain add a bias of the result's type first."""
+    value = arg(0, acc)
+    if case.epilogue != "plain":
+        value = value + cast(arg(1, result), acc)
     if case.epilogue == "gelu":
-        return (value * apply("normcdf", value),)
-    return (apply("max", value, const(0.0, kind)),) if case.epilogue == "relu" else (value,)
+        value = value * apply("normcdf", value)
+    if case.epilogue == "relu":
+        value = apply("max", value, const(0.0, acc))
+    return (cast(value, result),)
 
 
 class Runner:
     """One compiled case and its memory."""
 
     def __init__(self, case: Case, target: Target, passes: int) -> None:
-        kind = dtypes.named(case.dtype)
+        kind, right, acc = triple(case.dtype)
+        result = kind if kind.is_float else acc
         self.case, self.copies = case, 1
         constant = case.b in ("constant", "cold")
         self.memory: dict[str, np.ndarray] = {}
         a = self._input(case, kind)
         b_strides = (1, case.k) if case.b == "column" else (case.n, 1)
-        b = self._view("b", kind, (case.k, case.n), b_strides)
-        c = self._view("c", kind, (case.m, case.n), (case.n, 1))
-        epilogue = epilogue_of(case, kind)
-        bias = [self._view("bias", kind, (case.m, case.n), (0, 1))] if case.epilogue != "plain" else []
+        b = self._view("b", right, (case.k, case.n), b_strides)
+        c = self._view("c", result, (case.m, case.n), (case.n, 1))
+        epilogue = epilogue_of(case, acc, result)
+        bias = [self._view("bias", result, (case.m, case.n), (0, 1))] if case.epilogue != "plain" else []
         spec = GemmSpec(
-            kind, kind, kind, 0, "row", "column" if case.b == "column" else "row", constant, epilogue,
-            (kind,) * len(bias), ("unit",) * len(bias), ("unit",), 2 if case.window else 0,
+            kind, right, acc, 0, "row", "column" if case.b == "column" else "row", constant, epilogue,
+            (result,) * len(bias), ("unit",) * len(bias), ("unit",), 2 if case.window else 0,
         )  # fmt: skip
         self.call = KernelCall(spec, (a, b, *bias), (c,), self._params(case))
         self.kernel = gemm.select(self.call, target)
@@ -130,7 +139,9 @@ class Runner:
 
     def _view(self, name: str, kind: dtypes.DType, shape: tuple[int, ...], strides: tuple[int, ...]) -> View:
         extent = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        self.memory[name] = _aligned(np.random.default_rng(0).standard_normal(extent).astype(kind.numpy))
+        spread = 1 if kind.is_float else 100
+        numbers = spread * np.abs(np.random.default_rng(0).standard_normal(extent, np.float32)).clip(0, 1)
+        self.memory[name] = _aligned(numbers.astype(kind.numpy))
         return View(name, kind, shape, strides)
 
     def _block(self, copy: int) -> np.ndarray:

@@ -40,8 +40,9 @@ def onnxruntime(model: bytes, threads: int) -> Runner:
     return lambda feeds: session.run(None, feeds)
 
 
-def openvino(model: bytes, threads: int) -> Runner:
-    """OpenVINO on the CPU, latency mode; without the precision hint it may choose BF16 by itself."""
+def openvino(model: bytes, threads: int, precision: str = "f32") -> Runner:
+    """OpenVINO on the CPU, latency mode; without the precision hint it may choose BF16 by itself. Tensors may be fed in
+    place of arrays."""
     import openvino as ov
 
     core = ov.Core()
@@ -49,7 +50,7 @@ def openvino(model: bytes, threads: int) -> Runner:
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
     }
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
     request = compiled.create_infer_request()

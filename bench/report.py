@@ -26,6 +26,10 @@ class Report:
         """Add one result."""
         self.lines.append(json.dumps({"bench": self.bench, **fields}))
 
+    def results(self) -> list[dict[str, Any]]:
+        """The results so far, as a reader of the JSON lines gets them."""
+        return [json.loads(line) for line in self.lines[1:]]
+
     def close(self) -> None:
         """Write the JSON lines: appended to the file, so that one file can hold many runs."""
         if self.path is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
+from bench.product import MOST_PRODUCTS
 
 
 def run(arguments: list[str], file: Path) -> list[dict[str, object]]:
@@ -20,15 +21,33 @@ def run(arguments: list[str], file: Path) -> list[dict[str, object]]:
 
 
 def test_gemm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["gemm", "--dtype", "float64", "--shapes", "5x7x3", "--contestants", "sansuan,openvino,numpy"]
-    results = run(arguments, tmp_path / "lines")
-    assert [(row["b"], row["contestant"]) for row in results] == [
-        (form, name) for form in ("constant", "input") for name in ("openvino", "sansuan", "numpy")
+    figure = tmp_path / "roofline.png"
+    arguments = ["gemm", "--dtype", "float64", "--shapes", "2x7x3", "--contestants", "sansuan,openvino,numpy"]
+    results = run([*arguments, "--figure", str(figure)], tmp_path / "lines")
+    products = [row for row in results if "contestant" in row]
+    # OpenVINO computes float64 products in float32; a weight so small is not measured cold.
+    assert [(row["b"], row["contestant"], "refused" in row) for row in products] == [
+        (form, name, name == "openvino") for form in ("constant", "input") for name in ("openvino", "sansuan", "numpy")
     ]
-    # OpenVINO computes float64 products in float32.
-    assert all(("refused" in row) == (row["contestant"] == "openvino") for row in results)
-    assert {(row["m"], row["n"], row["k"], row["dtype"]) for row in results} == {(5, 7, 3, "float64")}
-    assert "5x7x3 (MxNxK), constant B, float64, 1 threads, peak" in capsys.readouterr().out
+    assert {(row["m"], row["n"], row["k"], row["dtype"]) for row in products} == {(2, 7, 3, "float64")}
+    assert {row["copies"] for row in products if row["b"] == "constant"} == {MOST_PRODUCTS}
+    assert [row["roofs"] for row in results if "roofs" in row] == ["float64"]
+    assert [(row["b"], row["worst_shape"]) for row in results if "summary" in row] == [
+        ("constant", "2x7x3"), ("input", "2x7x3")
+    ]  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "float64, constant B, 1 threads" in printed
+    assert "openvino: unsupported: computes float64 in FP32" in printed
+    assert figure.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "word"), [("--shapes", "12x12"), ("--dtype", "float8"), ("--b", "warm"), ("--contestants", "blas")]
+)
+def test_gemm_says_what_it_does_not_know(option: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["gemm", option, word])
+    assert word in capsys.readouterr().err
 
 
 def test_models(tmp_path: Path) -> None:
