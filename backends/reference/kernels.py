@@ -1,12 +1,13 @@
 """Kernel specs in NumPy: a lowered program run call by call.
 
-In *emulate* mode every call computes bit for bit what native kernels compute (products as one fma chain in ascending
-k, reductions in the canonical order, composites by their expansion); in *truth* mode each call is exact and rounds
+In *emulate* mode every call computes bit for bit what native kernels compute (products as one fma chain in the
+canonical order, reductions in theirs, composites by their expansion); in *truth* mode each call is exact and rounds
 once. Slow, small sizes only in emulate mode: this says what is right, kernel by kernel.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -36,6 +37,7 @@ from compiler.ops.core_grouped import row_groups
 from compiler.ops.core_products import without_weight
 from compiler.ops.core_sort import first_places
 from compiler.ops.core_weighted_take import START, WeightedTake, step
+from compiler.ops.product_reference import operand_sums
 from compiler.recurrence import RecurrenceSpec
 from compiler.running import RunningSpec
 from compiler.suppression import SuppressSpec
@@ -94,13 +96,19 @@ def _reduce(spec: ReduceSpec, reads: Arrays, writes: Arrays, mode: Mode, params:
 
 
 def fma_chain(a: np.ndarray, b: np.ndarray, acc: np.dtype) -> np.ndarray:
-    """a [.., M, K] @ b [.., K, N] as one fma chain per element in ascending k from zero, in type `acc`."""
+    """a [.., M, K] @ b [.., K, N] in type `acc`: for each element fma chains in canonical.product_order from zero, one
+    a chunk of K, added in order."""
+    chunk = canonical.PRODUCT_CHUNK
+    if acc.kind == "f" and a.shape[-1] > chunk:
+        starts = range(0, a.shape[-1], chunk)
+        parts = [fma_chain(a[..., s : s + chunk], b[..., s : s + chunk, :], acc) for s in starts]
+        return functools.reduce(np.add, parts)
     shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     total = np.zeros((*shape, a.shape[-2], b.shape[-1]), acc)
     if acc.kind in "iu":
         return np.matmul(a.astype(acc), b.astype(acc))
     fma = fma64 if acc == np.float64 else fma32
-    for k in range(a.shape[-1]):
+    for k in canonical.product_order(dtypes.from_numpy(a.dtype), a.shape[-1]):
         column, row = a[..., k, None].astype(acc), b[..., k, None, :].astype(acc)
         total = fma(np.broadcast_to(column, total.shape), np.broadcast_to(row, total.shape), total)
     return total
@@ -122,13 +130,16 @@ def _grouped_product(a: np.ndarray, b: np.ndarray, ends: np.ndarray, acc: np.dty
 
 
 def _gemm(spec: GemmSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
-    a = _columns(reads[0], spec, params) if spec.window else reads[0]
+    fill = reads[spec.fill + 1].flat[0] if spec.fill else np.zeros((), reads[0].dtype)
+    a = _columns(reads[0], spec, params, fill) if spec.window else reads[0]
     if spec.ends:
         total = _grouped_product(a, reads[1], reads[-1], spec.acc.numpy, mode)
     else:
         total = _product(a, reads[1], spec.acc.numpy, mode)
 
     def leaf(node: Expr) -> np.ndarray:
+        if node.op != "arg":
+            return operand_sums(a, reads[1], node)
         return reads[node.value + 1] if node.value else total
 
     for target, result in zip(writes, evaluate(spec.epilogue, leaf, mode), strict=True):
@@ -136,10 +147,10 @@ def _gemm(spec: GemmSpec, reads: Arrays, writes: Arrays, mode: Mode, params: lis
 
 
 def _windows(
-    x: np.ndarray, spatial: int, params: list[int]
+    x: np.ndarray, spatial: int, params: list[int], fill: np.ndarray | np.generic
 ) -> Iterator[tuple[tuple[int, ...], np.ndarray, np.ndarray]]:
-    """For each kernel position in row order: its coordinates, the elements [.., N, out.., C] it meets (zero outside the
-    input) and where it is inside [out..]."""
+    """For each kernel position in row order: its coordinates, the elements [.., N, out.., C] it meets (`fill` outside
+    the input) and where it is inside [out..]."""
     out, kernel, strides, dilations, pads, sizes = (params[i * spatial : (i + 1) * spatial] for i in range(6))
     lead = x.ndim - spatial - 1
     if 0 in sizes:  # nothing but padding
@@ -152,12 +163,12 @@ def _windows(
             inside = inside & valid.reshape([-1 if a == axis else 1 for a in range(spatial)])
             picks.append(np.clip(where, 0, x.shape[lead + axis] - 1))
         taken = x[(slice(None),) * lead + np.ix_(*picks)] if spatial else x
-        yield at, np.where(inside[..., None], taken, np.zeros((), x.dtype)), inside
+        yield at, np.where(inside[..., None], taken, fill), inside
 
 
-def _columns(x: np.ndarray, spec: GemmSpec, params: list[int]) -> np.ndarray:
+def _columns(x: np.ndarray, spec: GemmSpec, params: list[int], fill: np.ndarray | np.generic) -> np.ndarray:
     """The gathered left operand [batch.., M, K] of a convolution."""
-    parts = [taken for _, taken, _ in _windows(x, spec.window, params)]
+    parts = [taken for _, taken, _ in _windows(x, spec.window, params, fill)]
     stacked = np.stack(parts, axis=-2)  # [batch.., N, out.., positions, C]
     batch = x.shape[: spec.batch_rank]
     return stacked.reshape(*batch, -1, stacked.shape[-2] * stacked.shape[-1])
@@ -172,7 +183,7 @@ def _window(spec: WindowSpec, reads: Arrays, writes: Arrays, mode: Mode, params:
     exact = acc.kind in "iu" or mode == "emulate"
     wide = acc if exact else np.dtype(np.float64)
     total = total.astype(wide)
-    for at, taken, inside in _windows(reads[0], spec.spatial, params):
+    for at, taken, inside in _windows(reads[0], spec.spatial, params, np.zeros((), reads[0].dtype)):
         here = np.broadcast_to(inside[..., None], out)
         x = taken.astype(wide)
         if spec.fn == "max":

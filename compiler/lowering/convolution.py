@@ -11,11 +11,19 @@ import numpy as np
 from compiler import dims, views
 from compiler.dims import Size
 from compiler.dtypes import DType
-from compiler.expr import Expr, arg, cast, transform
+from compiler.expr import Expr, arg, cast, transform, walk
 from compiler.ir import Node
 from compiler.kernels import View, WindowSpec
 from compiler.lowering.axes import stride_class
-from compiler.lowering.products import accumulator, computed, emit_gemm, gemm_spec, without_axis
+from compiler.lowering.products import (
+    accumulator,
+    computed,
+    emit_gemm,
+    gemm_spec,
+    multiplied,
+    with_unit_depth,
+    without_axis,
+)
 
 if TYPE_CHECKING:
     from compiler.passes.lower import Lowering
@@ -36,9 +44,8 @@ def lower_conv(node: Node, low: Lowering) -> None:
         low.alias(value, views.transpose(view, to_logical))
         outs.append(view)
     extras = [_channels_last(low.broadcast_view(v, out_shape), attrs) for v in node.inputs[3:]]
-    acc = accumulator(x.dtype)
-    x = computed(low, x, acc)
-    epilogue = node.attrs["epilogue"] or (cast(arg(0, acc), outs[0].dtype),)
+    acc = attrs["acc"] or accumulator(x.dtype)
+    epilogue = attrs["epilogue"] or (cast(arg(0, acc), outs[0].dtype),)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         extras.append(views.broadcast(low.view(node.inputs[2]), outs[0].shape))
         biased = arg(0, acc) + cast(arg(len(extras), extras[-1].dtype), acc)
@@ -47,7 +54,9 @@ def lower_conv(node: Node, low: Lowering) -> None:
         return
     channels, features = x.shape[-1], outs[0].shape[-1]
     params = window_params(outs[0].shape[1:-1], node.inputs[1].type.shape[2:], attrs, x.shape[1:-1])
-    if attrs["group"] > 1 and channels == attrs["group"] == features:
+    # Window kernels know no sums, and skip positions in the padding instead of reading it.
+    sums = attrs["fill"] or any(n.op in ("stat", "extent") for n in walk(tuple(epilogue)))
+    if attrs["group"] > 1 and channels == attrs["group"] == features and not sums:
         _emit_depthwise(low, node, x, extras, outs, epilogue, acc, params)
     else:
         _emit_conv_gemm(low, node, x, extras, outs, epilogue, acc, params)
@@ -90,7 +99,7 @@ def _emit_depthwise(
     shifted = [
         transform(e, lambda n: arg(n.value + 1, n.dtype) if n.op == "arg" and n.value else None) for e in epilogue
     ]
-    emit_window(low, "dot", x, [computed(low, weights, acc)], extras, outs, shifted, acc, params)
+    emit_window(low, "dot", computed(low, x, acc), [computed(low, weights, acc)], extras, outs, shifted, acc, params)
 
 
 def emit_window(
@@ -133,7 +142,7 @@ def _emit_conv_gemm(
     features, kernel = w.type.shape[0], w.type.shape[2:]
     # Weights as [group, (kernel.., C/group) = K, O/group = N]: a rearranged constant, packed later.
     k_size = dims.product((*kernel, w.type.shape[1]))
-    split = computed(low, low.rearranged_groups(w, group), acc)
+    x, split = multiplied(low, x, low.rearranged_groups(w, group), acc)
     b = View(split.buffer, split.dtype, (group, k_size, features // group), _dense3(k_size, features // group))
     m_size = dims.product(outs[0].shape[:-1])
 
@@ -148,7 +157,8 @@ def _emit_conv_gemm(
 
     outs, extras = [grouped(v) for v in outs], [grouped(v) for v in extras]
     count = len(kernel)
-    plain = all(n == 1 for n in (*kernel, *node.attrs["strides"])) and not any(node.attrs["pads"])
+    padded = not dims.is_static(node.attrs["pads"]) or any(node.attrs["pads"])
+    plain = all(n == 1 for n in (*kernel, *node.attrs["strides"])) and not padded
     flat = views.reshape(x, (m_size, x.shape[-1])) if plain else None
     if flat is not None:
         c = x.shape[-1] // group
@@ -161,7 +171,8 @@ def _emit_conv_gemm(
     if group == 1:
         a, b, batch = without_axis(a, 0), without_axis(b, 0), 0
         outs, extras = [without_axis(v, 0) for v in outs], [without_axis(v, 0) for v in extras]
-    spec = gemm_spec(low, a, b, extras, outs, epilogue, acc, batch, window=count)
+    fill = node.attrs["fill"] if padded else 0
+    spec = gemm_spec(low, with_unit_depth(low, a), b, extras, outs, epilogue, acc, batch, window=count, fill=fill)
     low.call(spec, [a, b, *extras], outs, params)
 
 

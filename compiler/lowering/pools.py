@@ -29,7 +29,7 @@ def lower_pool(node: Node, low: Lowering) -> None:
     low.alias(value, views.transpose(out, list(order)))
     if any(size == 0 for size in shape):
         return
-    acc = x.dtype if attrs["fn"] == "max" else accumulator(x.dtype)
+    acc = accumulator(x.dtype) if x.dtype.is_float and attrs["fn"] != "max" else x.dtype
     total = arg(0, acc)
     if attrs["fn"] == "mean":
         wide = acc if acc.is_float else dtypes.float32

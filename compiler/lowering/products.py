@@ -10,17 +10,28 @@ from compiler import dims, dtypes, views
 from compiler.dtypes import DType
 from compiler.expr import Expr, arg, cast, index, stat, transform
 from compiler.ir import Node
-from compiler.kernels import GENERAL, AttentionSpec, GemmSpec, Stage, View
+from compiler.kernels import GENERAL, AttentionSpec, GemmSpec, View
 from compiler.lowering.axes import collapse, stride_class
-from compiler.lowering.maps import emit_reduce
 
 if TYPE_CHECKING:
     from compiler.passes.lower import Lowering
 
 
 def accumulator(dtype: DType) -> DType:
-    """The type products of `dtype` are summed in: at least FP32 for floats, wrapping integers as they are."""
-    return dtypes.float32 if dtype.is_float and dtype.bits < 32 else dtype
+    """The type products of `dtype` are summed in: at least 32 bits; integers wrap."""
+    if dtype.is_float:
+        return dtypes.float32 if dtype.bits < 32 else dtype
+    return dtypes.int32 if dtype.bits < 32 else dtype
+
+
+def are_bytes(*types: DType) -> bool:
+    """Whether all are int8 or uint8."""
+    return all(dtype in (dtypes.int8, dtypes.uint8) for dtype in types)
+
+
+def is_byte_product(a: DType, b: DType, acc: DType | None) -> bool:
+    """Whether this is a product of 8-bit integers, of one type or of both, asked for in int32."""
+    return acc == dtypes.int32 and are_bytes(a, b)
 
 
 def lower_matmul(node: Node, low: Lowering) -> None:
@@ -28,51 +39,54 @@ def lower_matmul(node: Node, low: Lowering) -> None:
     a, b = (low.view(v) for v in node.inputs[:2])
     shape = node.output.type.shape
     extras = [low.broadcast_view(v, shape) for v in node.inputs[2:]]
-    swap = low.is_weight(a) and not low.is_weight(b) and len(a.shape) == 2
+    acc = node.attrs["acc"] or accumulator(a.dtype)
+    epilogue = node.attrs["epilogue"] or (cast(arg(0, acc), node.output.type.dtype),)
+    a, b = multiplied(low, a, b, acc)
     rank = len(shape)
+    swap = low.is_weight(a) and not low.is_weight(b) and len(a.shape) == 2 and _is_left(_flipped(b), a)
     order = [*range(rank - 2), rank - 1, rank - 2] if swap else None
     outs = [low.allocate(value, order) for value in node.outputs]
-    batch = shape[:-2]
-    a = views.broadcast(a, (*batch, *a.shape[-2:]))
-    b = views.broadcast(b, (*batch, *b.shape[-2:]))
     if swap:
-        flip = [*range(rank - 2), rank - 1, rank - 2]
-        a, b = views.transpose(b, flip), views.transpose(a, flip)
-        outs, extras = [views.transpose(v, flip) for v in outs], [views.transpose(v, flip) for v in extras]
-    acc = node.attrs["acc"] or accumulator(a.dtype)
-    epilogue = node.attrs["epilogue"] or (cast(arg(0, acc), outs[0].dtype),)
-    if acc.is_float:
-        emit_gemm(low, computed(low, a, acc), computed(low, b, acc), extras, outs, epilogue, acc)
-    else:
-        emit_integer_product(low, a, b, extras, outs, epilogue)
+        a, b = _flipped(b), _flipped(a)
+        outs, extras = [_flipped(v) for v in outs], [_flipped(v) for v in extras]
+        epilogue = [transform(e, lambda n: stat(1 - n.value, n.dtype) if n.op == "stat" else None) for e in epilogue]
+    batch = shape[:-2]
+    a = views.broadcast(with_unit_depth(low, a), (*batch, *a.shape[-2:]))
+    b = views.broadcast(b, (*batch, *b.shape[-2:]))
+    emit_gemm(low, a, b, extras, outs, epilogue, acc)
+
+
+def _flipped(view: View) -> View:
+    """The matrices transposed."""
+    rank = len(view.shape)
+    return views.transpose(view, [*range(rank - 2), rank - 1, rank - 2])
+
+
+def _is_left(a: View, instead: View) -> bool:
+    """Whether `a` may as well be the left operand as `instead`: whether that costs no copy more."""
+    return a.dtype.bits >= 32 or a.strides[-1] == 1 or instead.strides[-1] != 1
+
+
+def multiplied(low: Lowering, a: View, b: View, acc: DType) -> tuple[View, View]:
+    """A product's operands in types that GemmSpec multiplies; others are converted to `acc`, which is exact."""
+    floats = a.dtype == b.dtype and a.dtype.is_float and acc == accumulator(a.dtype)
+    if floats or is_byte_product(a.dtype, b.dtype, acc):
+        return a, b
+    return computed(low, a, acc), computed(low, b, acc)
 
 
 def computed(low: Lowering, view: View, acc: DType) -> View:
-    """A product's operand in a type the matrix units multiply: 16-bit floats are widened, which is exact."""
+    """An operand in the type it is summed in: where a kernel multiplies nothing else, or no mixture."""
     return view if view.dtype == acc else low.converted(view, acc)
 
 
-def emit_integer_product(
-    low: Lowering, a: View, b: View, extras: Sequence[View], outs: Sequence[View], epilogue: Sequence[Expr]
-) -> None:
-    """An integer product as a reduction over K of all pairs: exact, wrapping; for types no matrix unit multiplies."""
-    rank = len(outs[0].shape)
-    space = (*outs[0].shape, a.shape[-1])
-
-    def spread(view: View, missing: int) -> View:
-        strides = list(view.strides)
-        strides.insert(missing, 0)
-        return replace(view, shape=space, strides=tuple(strides))
-
-    across = views.transpose(b, [*range(rank - 2), rank - 1, rank - 2])
-    reads = [spread(a, rank - 1), spread(across, rank - 2), *(spread(v, rank) for v in extras)]
-    x = arg(0, a.dtype)
-    total = {x: stat(0, x.dtype)}
-    rows = [
-        transform(e, lambda n: total.get(n) or (arg(n.value + 1, n.dtype) if n.op == "arg" else None)) for e in epilogue
-    ]
-    stages = (Stage("sum", x * arg(1, b.dtype)),)
-    emit_reduce(low, stages, (), rows, reads, [spread(v, rank) for v in outs], range(rank), [rank])
+def with_unit_depth(low: Lowering, a: View) -> View:
+    """A left operand as matrix units take it: of narrow types they read several elements along K at once, which must
+    be neighbours."""
+    if a.dtype.bits >= 32:
+        return a
+    a = low.with_unit_axis(a, -1)
+    return replace(a, strides=(*a.strides[:-1], 1)) if a.shape[-1] == 1 else a
 
 
 def emit_gemm(
@@ -87,7 +101,7 @@ def emit_gemm(
     """One product on views [batch.., M, K], [batch.., K, N], [batch.., M, N] with matching batch axes."""
     if any(size == 0 for size in outs[0].shape):
         return
-    a, b, extras, outs = fold_batch(a, b, list(extras), list(outs))
+    a, b, extras, outs = fold_batch(with_unit_depth(low, a), b, list(extras), list(outs))
     low.call(gemm_spec(low, a, b, extras, outs, epilogue, acc, len(a.shape) - 2), [a, b, *extras], outs)
 
 
@@ -102,6 +116,7 @@ def gemm_spec(
     batch_rank: int,
     window: int = 0,
     ends: DType | None = None,
+    fill: int = 0,
 ) -> GemmSpec:
     """The spec of a product on these views."""
     return GemmSpec(
@@ -118,6 +133,7 @@ def gemm_spec(
         out_classes=tuple(stride_class(view.strides[-1]) for view in outs),
         window=window,
         ends=ends,
+        fill=fill,
     )
 
 
@@ -130,7 +146,9 @@ def lower_grouped_matmul(node: Node, low: Lowering) -> None:
     if any(size == 0 for size in shape):
         return
     acc = accumulator(a.dtype)
-    a, b = computed(low, a, acc), computed(low, b, acc)
+    if not a.dtype.is_float:  # units that multiply bytes are given sums of all of B, not of each group's matrix
+        a, b = computed(low, a, acc), computed(low, b, acc)
+    a = with_unit_depth(low, a)
     epilogue = node.attrs["epilogue"] or (cast(arg(0, acc), outs[0].dtype),)
     spec = gemm_spec(low, a, b, extras, outs, epilogue, acc, 0, ends=ends.dtype)
     low.call(spec, [a, b, *extras, ends], outs)

@@ -12,9 +12,9 @@ from compiler import dtypes
 from compiler.errors import IndexOutOfRange
 from compiler.expr import Expr, arg
 from compiler.ir import Node
-from compiler.lowering.products import lower_grouped_matmul
+from compiler.lowering.products import accumulator, lower_grouped_matmul
 from compiler.op import Call, Sample, op
-from compiler.ops.core_products import finish
+from compiler.ops.product_reference import exact_product, finish
 from compiler.types import TensorType
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class GroupedMatmul:
 
     def infer(call: Call) -> list[TensorType]:
         dtype, x, w, ends = call.same_dtype(0, 1), call.tensor(0), call.tensor(1), call.tensor(2)
-        if not dtype.is_float:
-            call.dtype_error(f"operands are {dtype}; expected floats")
+        if not dtype.is_float and not dtype.is_integer:
+            call.dtype_error(f"operands are {dtype}; expected numbers")
         if ends.dtype not in (dtypes.int32, dtypes.int64):
             call.dtype_error(f"the groups' ends are {ends.dtype}; expected int32 or int64")
         if x.shape is None or w.shape is None or ends.shape is None:
@@ -46,10 +46,11 @@ class GroupedMatmul:
         return [TensorType(e.dtype, shape) for e in call.attrs["epilogue"]] or [TensorType(dtype, shape)]
 
     def reference(x: np.ndarray, w: np.ndarray, ends: np.ndarray, *extra: np.ndarray, epilogue: Sequence[Expr]) -> Any:
-        product = np.zeros((x.shape[0], w.shape[2]), np.float64)
+        dtype = dtypes.from_numpy(x.dtype)
+        product = np.zeros((x.shape[0], w.shape[2]), np.float64 if dtype.is_float else accumulator(dtype).numpy)
         for rows, matrix in zip(row_groups(ends, x.shape[0]), w, strict=True):
-            product[rows] = x[rows].astype(np.float64) @ matrix.astype(np.float64)
-        return finish(product, dtypes.from_numpy(x.dtype), None, epilogue, extra)
+            product[rows] = exact_product(x[rows], matrix, None)
+        return finish(product, x, w, None, epilogue, extra)
 
     def lower(node: Node, low: Lowering) -> None:
         lower_grouped_matmul(node, low)
@@ -64,6 +65,10 @@ class GroupedMatmul:
         yield Sample((draw(13, 4).astype(np.float64), wide, np.array([6, 6, 13])), {}, 16, "transposed")
         narrow = tuple(v.astype(dtypes.bfloat16.numpy) for v in (draw(6, 7), draw(2, 7, 5)))
         yield Sample((*narrow, np.array([2, 5])), {}, 16, "bfloat16")
+        for dtype in (np.int8, np.uint16, np.int64):
+            limits = np.iinfo(dtype)
+            whole = tuple(rng.integers(limits.min, limits.max, shape, dtype) for shape in ((6, 7), (3, 7, 5)))
+            yield Sample((*whole, np.array([2, 2, 5])), name=np.dtype(dtype).name)
         sums = {"epilogue": (arg(0, dtypes.float32) * 0.5 + arg(1, dtypes.float32),)}
         yield Sample((draw(9, 5), draw(4, 5, 18), np.array([3, 3, 4, 8]), draw(9, 18)), sums, 16, "epilogue")
         yield Sample((draw(0, 4), draw(2, 4, 3), np.array([0, 0])), {}, 16, "no-rows")

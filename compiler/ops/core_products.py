@@ -14,8 +14,10 @@ from compiler.dtypes import DType
 from compiler.expr import Expr, apply, arg, index
 from compiler.ir import Node
 from compiler.lowering.convolution import lower_conv
-from compiler.lowering.products import accumulator, lower_attention, lower_matmul
+from compiler.lowering.products import accumulator, is_byte_product, lower_attention, lower_matmul
 from compiler.op import REQUIRED, Call, OnnxRow, Sample, op
+from compiler.ops.product_reference import exact_product, finish
+from compiler.ops.product_samples import conv_samples, product_samples
 from compiler.types import TensorType
 
 if TYPE_CHECKING:
@@ -24,10 +26,14 @@ if TYPE_CHECKING:
 
 @op("matmul", onnx=OnnxRow("MatMul"), attrs={"epilogue": (), "acc": None})
 class Matmul:
-    """a [.., M, K] @ b [.., K, N], batches broadcast, 1-d operands as NumPy's matmul; then the epilogue."""
+    """a [.., M, K] @ b [.., K, N], batches broadcast, 1-d operands as NumPy's matmul; then the epilogue.
+
+    int8 and uint8 may mix where `acc` is int32, which is then the type of the plain product. Epilogues of integer
+    products may use stat(0), stat(1) and extent as kernels.GemmSpec has them.
+    """
 
     def infer(call: Call) -> list[TensorType]:
-        dtype, a, b = call.same_dtype(0, 1), call.tensor(0), call.tensor(1)
+        dtype, a, b = plain_type(call), call.tensor(0), call.tensor(1)
         if a.shape is None or b.shape is None:
             return [TensorType(dtype, None)]
         if not a.shape or not b.shape:
@@ -38,9 +44,7 @@ class Matmul:
         return [TensorType(e.dtype, shape) for e in call.attrs["epilogue"]] or [TensorType(dtype, shape)]
 
     def reference(a: np.ndarray, b: np.ndarray, *extra: np.ndarray, epilogue: Sequence[Expr], acc: DType | None) -> Any:
-        exact = np.float64 if dtypes.from_numpy(a.dtype).is_float else a.dtype
-        product = np.matmul(a.astype(exact, copy=False), b.astype(exact, copy=False))
-        return finish(product, dtypes.from_numpy(a.dtype), acc, epilogue, extra)
+        return finish(exact_product(a, b, acc), a, b, acc, epilogue, extra)
 
     def decompose(b: Any, node: Node) -> Any:
         ranks = [node.inputs[i].type.rank for i in (0, 1)]  # type: ignore[union-attr]
@@ -51,7 +55,7 @@ class Matmul:
             if ranks[i] == 1:
                 size = operands[i].type.shape[0]
                 operands[i] = b.emit("reshape", operands[i], b.sizes([1, size] if i == 0 else [size, 1]))
-        return b.emit("reshape", b.emit("matmul", *operands), b.sizes(node.output.type.shape))
+        return b.emit("reshape", b.emit("matmul", *operands, acc=node.attrs["acc"]), b.sizes(node.output.type.shape))
 
     def lower(node: Node, low: Lowering) -> None:
         lower_matmul(node, low)
@@ -60,35 +64,34 @@ class Matmul:
         for a, b in (((3, 5), (5, 4)), ((2, 1, 3, 5), (4, 5, 2)), ((5,), (5, 3)), ((2, 3, 5), (5,)), ((4,), (4,))):
             x, y = rng.standard_normal(a).astype(np.float32), rng.standard_normal(b).astype(np.float32)
             yield Sample((x, y), {}, 16, f"{len(a)}d{len(b)}d")
+        yield from product_samples(rng)
 
 
-def finish(
-    product: np.ndarray, dtype: DType, acc: DType | None, epilogue: Sequence[Expr], extra: Sequence[np.ndarray]
-) -> Any:
-    """The epilogue of an exact product, rounded once to the accumulator type."""
-    if not epilogue:
-        return product.astype(dtype.numpy, copy=False)
-    from compiler.evaluate import evaluate
-
-    total = product.astype((acc or accumulator(dtype)).numpy, copy=False)
-    with np.errstate(all="ignore"):
-        results = evaluate(tuple(epilogue), lambda leaf: extra[leaf.value - 1] if leaf.value else total, "truth")
-    return tuple(np.array(np.broadcast_to(r, total.shape)) for r in results)
+def plain_type(call: Call) -> DType:
+    """The type of a product without an epilogue: its operands', or int32 of 8-bit integers asked for in that."""
+    summed = is_byte_product(call.tensor(0).dtype, call.tensor(1).dtype, call.attrs["acc"])
+    return dtypes.int32 if summed else call.same_dtype(0, 1)
 
 
 CONV_ATTRS = {"strides": REQUIRED, "dilations": REQUIRED, "pads": REQUIRED, "group": 1}
 
 
-@op("conv", attrs={**CONV_ATTRS, "epilogue": (), "channels_last": False})
+@op("conv", attrs={**CONV_ATTRS, "epilogue": (), "channels_last": False, "acc": None, "fill": 0})
 class Conv:
     """Convolution of x [N, C, spatial..] with w [O, C/group, kernel..] plus bias [O]; then the epilogue.
 
-    `pads` are (begin.., end..). With channels_last x and the result are [N, spatial.., C]; w is not affected.
+    `pads` are (begin.., end..). With channels_last x and the result are [N, spatial.., C]; w is not affected. `acc` and
+    the leaves of the epilogue are matmul's, K running over one group's channels and the kernel; a bias then has type
+    `acc`. `fill`: number of the epilogue operand whose one element, of x's type, stands in the padding; 0: zeros do.
     """
 
     def infer(call: Call) -> list[TensorType]:
         x, w, attrs = call.tensor(0), call.tensor(1), call.attrs
-        dtype = call.same_dtype(0, 1, 2) if call.optional(2) else call.same_dtype(0, 1)
+        dtype, bias = plain_type(call), call.optional(2)
+        if bias is not None and bias.dtype != dtype:
+            call.dtype_error(f"the bias is {bias.dtype}; expected {dtype}; insert a cast")
+        if attrs["fill"] and call.tensor(2 + attrs["fill"]).dtype != x.dtype:
+            call.dtype_error(f"padding {x} is filled with {call.tensor(2 + attrs['fill'])}; expected the same type")
         if x.shape is None or w.shape is None:
             return [TensorType(dtype, None)]
         spatial = len(x.shape) - 2
@@ -114,26 +117,32 @@ class Conv:
         group: int,
         epilogue: Sequence[Expr],
         channels_last: bool,
+        acc: DType | None,
+        fill: int,
     ) -> Any:
-        dtype = dtypes.from_numpy(x.dtype)
-        exact = np.float64 if dtype.is_float else x.dtype
         if channels_last:
             x = np.moveaxis(x, -1, 1)
-        windows = sliding_windows(x.astype(exact), w.shape[2:], strides, dilations, pads)
+        padding = extra[fill - 1].reshape(-1)[0] if fill else 0
+        windows = sliding_windows(x, w.shape[2:], strides, dilations, pads, padding)
         spatial = x.ndim - 2
-        n, out = x.shape[0], windows.shape[2 : 2 + spatial]
+        n, out, features = x.shape[0], windows.shape[2 : 2 + spatial], w.shape[0]
         # [N, group, C/group, out.., kernel..] against [group, O/group, C/group, kernel..]
         grouped = windows.reshape(n, group, x.shape[1] // group, *windows.shape[2:])
-        weights = w.astype(exact).reshape(group, w.shape[0] // group, *w.shape[1:])
         depth = math.prod(w.shape[1:])
         columns = np.moveaxis(grouped, 2, 2 + spatial).reshape(n, group, math.prod(out), depth)
-        total = np.matmul(columns, weights.reshape(group, w.shape[0] // group, depth).swapaxes(1, 2))
-        result = total.swapaxes(2, 3).reshape(n, w.shape[0], *out)
+        weights = w.reshape(group, features // group, depth).swapaxes(1, 2)
+
+        def arranged(products: np.ndarray) -> np.ndarray:
+            """[N, group, positions, O/group] as the result has it."""
+            whole = np.broadcast_to(products, (n, group, math.prod(out), features // group))
+            result = whole.swapaxes(2, 3).reshape(n, features, *out)
+            return np.moveaxis(result, 1, -1) if channels_last else result
+
+        result = arranged(exact_product(columns, weights, acc))
         if bias is not None:
-            result = result + bias.astype(exact).reshape(-1, *[1] * spatial)
-        if channels_last:
-            result = np.moveaxis(result, 1, -1)
-        return finish(result, dtype, None, epilogue, extra)
+            shape = (-1,) if channels_last else (-1, *[1] * spatial)
+            result = result + bias.astype(result.dtype).reshape(shape)
+        return finish(result, columns, weights, acc, epilogue, extra, arranged)
 
     def lower(node: Node, low: Lowering) -> None:
         lower_conv(node, low)
@@ -148,6 +157,7 @@ class Conv:
         yield Sample((draw(1, 4, 7, 8), draw(6, 2, 3, 2)), odd, 32, "grouped")
         yield Sample((draw(1, 4, 5, 5), draw(4, 1, 3, 3)), {**plain, "group": 4}, 32, "depthwise")
         yield Sample((draw(2, 6, 5, 3), draw(4, 3, 3, 3)), {**plain, "channels_last": True}, 32, "channels_last")
+        yield from conv_samples(rng)
 
 
 def window_sizes(

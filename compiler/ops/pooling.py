@@ -86,14 +86,15 @@ def root(x: Expr, p: int) -> Expr:
     return x if p == 1 else apply("sqrt", x) if p == 2 else apply("pow", x, const(1 / p, x.dtype))
 
 
-def build_conv(b: Builder, node: Any) -> Value:
-    """The core conv of an ONNX node with Conv's attributes over x, w and, where there is one, a bias."""
+def build_conv(b: Builder, node: Any, *extra: Value, **more: Any) -> Value:
+    """The core conv of an ONNX node with Conv's attributes over x, w and, where there is one, a bias; `extra` and
+    `more` are the epilogue's operands and other attributes of the core op."""
     x, w = node.required(0), node.required(1)
     kernel: Any = node.attr("kernel_shape") or known_shape(w)[2:]
     if not dims.is_static(kernel):
         raise ModelError(f"{b.place}: Conv's kernel has sizes {kernel}; expected numbers: give kernel_shape")
     attrs: dict[str, Any] = dict(window(node, known_shape(x)[2:], kernel))
-    return b.emit("conv", x, w, node.input(2), group=node.attr("group", 1), **attrs)
+    return b.emit("conv", x, w, node.input(2), *extra, group=node.attr("group", 1), **attrs, **more)
 
 
 onnx_row("pool", OnnxRow("MaxPool", build=_build_max_pool))

@@ -1,4 +1,4 @@
-"""Products of quantized tensors: exact, of operands less their zero points, then rescaled."""
+"""Products of quantized tensors: exact, of 8-bit operands less their zero points, then rescaled."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from compiler import dtypes
 from compiler.builder import Builder
 from compiler.expr import arg, cast
 from compiler.ir import Node, Value
+from compiler.lowering.products import are_bytes
 from compiler.op import Call, OnnxRow, Sample, op
 from compiler.ops.elementwise import emit_map
 from compiler.ops.onnx_types import onnx_row
@@ -19,6 +20,7 @@ from compiler.ops.pooling import build_conv
 from compiler.ops.quant import quantized
 from compiler.ops.rounding import integer_limits
 from compiler.ops.shape import known_shape
+from compiler.ops.zero_points import epilogue_of_zero_points, is_constant_along, needed
 from compiler.types import TensorType
 
 
@@ -79,36 +81,53 @@ def _channels(b: Builder, parameter: Value | None, axes: int) -> Value | None:
     return b.emit("reshape", parameter, b.sizes((-1, *[1] * axes)))
 
 
+def exact_matmul(b: Builder, x: Value, x_zero: Value | None, w: Value, w_zero: Value | None) -> Value:
+    """The int32 product of x and w less their zero points, those of x one for each row where they are a vector."""
+    x_zero, w_zero = _rows(b, needed(b, x_zero)), needed(b, w_zero)
+    types = [v.type.dtype for v in (x, w)]  # type: ignore[union-attr]
+    shapes = [v.type.shape for v in (x, w)]  # type: ignore[union-attr]
+    matrices = all(shape is not None and len(shape) > 1 for shape in shapes)
+    if are_bytes(*types) and matrices and is_constant_along(x_zero, -1, x) and is_constant_along(w_zero, -2, w):
+        operands, epilogue = epilogue_of_zero_points(x_zero, w_zero)
+        return b.emit("matmul", x, w, *operands, acc=dtypes.int32, epilogue=epilogue)
+    return b.emit("matmul", centred(b, x, x_zero), centred(b, w, w_zero))
+
+
+def exact_conv(
+    b: Builder, node: Any, x: Value, x_zero: Value | None, w: Value, w_zero: Value | None, bias: Value | None = None
+) -> Value:
+    """The int32 convolution of an ONNX node's attributes: of x and w less their zero points, plus the bias."""
+    x_zero, w_zero, shape = needed(b, x_zero), needed(b, w_zero), known_shape(w)
+    # A depthwise convolution multiplies in a window kernel, which has no sums for zero points.
+    depthwise = node.attr("group", 1) > 1 and shape[1] == 1 and shape[0] == node.attr("group", 1)
+    types = [v.type.dtype for v in (x, w)]  # type: ignore[union-attr]
+    one = x_zero is None or (known_shape(x_zero) in ((), (1,)) and x_zero.type.dtype == types[0])  # type: ignore[union-attr]
+    if depthwise or not one or not are_bytes(*types):
+        weights = centred(b, w, _channels(b, w_zero, len(shape) - 1))
+        return build_conv(b, replace(node, inputs=(centred(b, x, x_zero), weights, bias)))
+    operands, epilogue = epilogue_of_zero_points(x_zero, _channels(b, w_zero, len(shape) - 2))
+    more = {"acc": dtypes.int32, "epilogue": epilogue, "fill": int(x_zero is not None)}
+    return build_conv(b, replace(node, inputs=(x, w, bias)), *operands, **more)
+
+
 def _build_matmul_integer(b: Builder, node: Any) -> Value:
-    left = centred(b, node.required(0), _rows(b, node.input(2)))
-    return b.emit("matmul", left, centred(b, node.required(1), node.input(3)))
+    return exact_matmul(b, node.required(0), node.input(2), node.required(1), node.input(3))
 
 
 def _build_qlinear_matmul(b: Builder, node: Any) -> Value:
     x, x_scale, x_zero, w, w_scale, w_zero, scale, zero = (node.required(i) for i in range(8))
-    product = b.emit("matmul", centred(b, x, _rows(b, x_zero)), centred(b, w, w_zero))
+    product = exact_matmul(b, x, x_zero, w, w_zero)
     return b.emit("requantize", product, _rows(b, x_scale), w_scale, _rows(b, scale), _rows(b, zero))
 
 
-def _exact_conv(b: Builder, node: Any, *operands: Value | None) -> Value:
-    """The int32 convolution of an ONNX node's attributes: in float64, which holds every sum of 8-bit products."""
-    wide = [v and b.emit("cast", v, to=dtypes.float64) for v in operands]
-    total = b.emit("cast", build_conv(b, replace(node, inputs=tuple(wide))), to=dtypes.int64)
-    return b.emit("cast", total, to=dtypes.int32)
-
-
 def _build_conv_integer(b: Builder, node: Any) -> Value:
-    x, w = node.required(0), node.required(1)
-    weights = centred(b, w, _channels(b, node.input(3), len(known_shape(w)) - 1))
-    return _exact_conv(b, node, centred(b, x, node.input(2)), weights)
+    return exact_conv(b, node, node.required(0), node.input(2), node.required(1), node.input(3))
 
 
 def _build_qlinear_conv(b: Builder, node: Any) -> Value:
     x, x_scale, x_zero, w, w_scale, w_zero, scale, zero = (node.required(i) for i in range(8))
-    spatial = len(known_shape(w)) - 2
-    weights = centred(b, w, _channels(b, w_zero, spatial + 1))
-    total = _exact_conv(b, node, centred(b, x, x_zero), weights, node.input(8))
-    return b.emit("requantize", total, x_scale, _channels(b, w_scale, spatial), scale, zero)
+    total = exact_conv(b, node, x, x_zero, w, w_zero, node.input(8))
+    return b.emit("requantize", total, x_scale, _channels(b, w_scale, len(known_shape(w)) - 2), scale, zero)
 
 
 onnx_row("matmul", OnnxRow("MatMulInteger", build=_build_matmul_integer))
