@@ -9,6 +9,7 @@ from typing import TypeVar
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from backends.native.half import add_conversions
 from backends.native.target import Target
 from compiler.errors import TargetError
 
@@ -48,6 +49,7 @@ def optimized(module: ir.Module, target: Target, passes: int = PASSES) -> llvm.M
         options = llvm.create_pipeline_tuning_options(speed_level=passes)
         builder = llvm.create_pass_builder(machine, options)
         builder.getModulePassManager().run(parsed, builder)
+    add_conversions(parsed, target)
     return parsed
 
 
