@@ -66,9 +66,8 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     """The cut for one product on `threads` threads."""
     mr, nr = grid.rows * unit.m, grid.columns * unit.n
     batch, m, n, k = max(product.batch, 1), max(product.m, 1), max(product.n, 1), max(product.k, 1)
-    # Packing a panel pays once it is read often; in place, only whole panels with neighbours side by side will do.
-    scattered = unit.k > 1 or not unit.in_place or not product.unit_b or product.sums_b
-    pack_b = product.fresh_b and (scattered or m > 4 * mr * product.groups)
+    # Packing a panel pays once it is read often.
+    pack_b = product.fresh_b and (must_pack(unit, product) or m > 4 * mr * product.groups)
     columns_ns = k * -(-n // nr) * nr / (unit.n * unit.k * 2 * GIGAHERTZ)  # one row of A against all of B
     read_ns = k * n * unit.b.bytes * min(product.groups, m) / BYTES_PER_NS
     total_ns = batch * max(-(-m // unit.m) * columns_ns, read_ns)
@@ -78,11 +77,10 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     if threads > 1 and batch < chunks:
         wanted = -(-chunks // batch)
         splits = [(r, c) for r in range(1, wanted + 1) for c in range(1, wanted // r + 1)]
-    # What an item packs of B stays in its thread's scratch: at most half of the last-level cache.
-    least_columns = -(-n * k * unit.b.bytes // (target.l3 // 2)) if pack_b else 1
+    least_columns = least_shares(unit, product, target) if pack_b else 1
     best = (float("inf"), 0, 0)
     for rows, columns in splits:
-        item_rows, item_columns = _share(m, rows, mr), _share(n, max(columns, least_columns), nr)
+        item_rows, item_columns = share(m, rows, mr), share(n, max(columns, least_columns), nr)
         best = min(best, (_makespan(unit, product, threads, item_rows, item_columns, nr), item_rows, item_columns))
     item_rows, item_columns = best[1], best[2]
     items = batch * -(-m // item_rows) * -(-n // item_columns)
@@ -90,6 +88,17 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     block_rows = _block_rows(unit, product, target, item_rows, mr, nr)
     depth = _depth(unit, product, target, nr)
     return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, pack_b, pack_b and block_rows < item_rows)
+
+
+def must_pack(unit: MatrixUnit, product: Product) -> bool:
+    """Whether a fresh B has to be packed: in place, only whole panels with neighbours side by side will do."""
+    return unit.k > 1 or not unit.in_place or not product.unit_b or product.sums_b
+
+
+def least_shares(unit: MatrixUnit, product: Product, target: Target) -> int:
+    """How many items must share N where they pack B: what one packs stays in its thread's scratch, at most half of the
+    last-level cache."""
+    return -(-max(product.n, 1) * max(product.k, 1) * unit.b.bytes // (target.l3 // 2))
 
 
 def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
@@ -113,10 +122,10 @@ def _block_rows(unit: MatrixUnit, product: Product, target: Target, item_rows: i
     panels = 2 * min(nr * product.k * unit.b.bytes, target.l2 // 4)  # the one in use and the next
     rows = (target.l2 * 3 // 4 - panels) // max(product.k * unit.left.bytes, 1)
     most = max(rows // mr, LEAST_ROWS // mr, 1) * mr
-    return _share(item_rows, -(-item_rows // most), mr)
+    return share(item_rows, -(-item_rows // most), mr)
 
 
-def _share(extent: int, parts: int, multiple: int) -> int:
+def share(extent: int, parts: int, multiple: int) -> int:
     """One of `parts` equal shares, rounded up to whole panels."""
     panels = -(-extent // multiple)
     return -(-panels // parts) * multiple

@@ -23,7 +23,7 @@ from backends.native.memory import aligned_zeros
 from backends.native.pack import pack_panels
 from backends.native.sums import ROW, needs_column_sums, wanted
 from backends.native.target import Target
-from backends.native.units import MatrixUnit
+from backends.native.units import Grid, MatrixUnit
 from backends.native.units import select as select_unit
 from compiler.canonical import PRODUCT_CHUNK
 from compiler.dims import Size
@@ -87,22 +87,34 @@ class GemmKernel:
         sums = "_sums" if needs_column_sums(self.spec, self.matrix_unit) else ""
         return f"panels_{self.spec.b}_{width}x{depth}{sums}"
 
-    def arguments(self, call: KernelCall, size: Callable[[Size], int], threads: int) -> Arguments:
-        """See MacroKernel for the order of the words."""
+    def product(self, call: KernelCall, size: Callable[[Size], int]) -> Product:
+        """What decides how a call is cut."""
+        spec, (a, b, *_) = self.spec, call.reads
+        batch = prod(size(extent) for extent in call.writes[0].shape[: spec.batch_rank])
+        m, n = (size(extent) for extent in call.writes[0].shape[-2:])
+        return Product(
+            batch, m, n, size(b.shape[-2]), not spec.constant_b, spec.b_axis == "row",
+            bool(spec.window) and not self.shape.indirect, size(a.shape[-1]) if self.shape.indirect else 1,
+            size(call.reads[-1].shape[0]) if spec.ends else 1, needs_column_sums(spec, self.matrix_unit),
+        )  # fmt: skip
+
+    def packed_bytes(self, call: KernelCall, size: Callable[[Size], int]) -> int:
+        """Bytes of a constant B in panels."""
+        view = call.reads[1]
+        matrices = prod(size(view.shape[i]) for i in range(len(view.shape) - 2) if view.strides[i] != 0)
+        return matrices * self._matrix_bytes(size(view.shape[-2]), size(view.shape[-1]))
+
+    def arguments(
+        self, call: KernelCall, size: Callable[[Size], int], threads: int, cut: Blocking | None = None
+    ) -> Arguments:
+        """See MacroKernel for the order of the words. cut: instead of the one `blocking` chooses."""
         spec, unit = self.spec, self.matrix_unit
         a, b, *inputs = call.reads
         ends = inputs.pop() if spec.ends else None
         batch = [size(extent) for extent in call.writes[0].shape[: spec.batch_rank]]
-        m, n = (size(extent) for extent in call.writes[0].shape[-2:])
-        k = size(b.shape[-2])
-        segment = size(a.shape[-1])
-        gathers = bool(spec.window) and not self.shape.indirect
-        product = Product(
-            prod(batch), m, n, k, not spec.constant_b, spec.b_axis == "row", gathers,
-            segment if self.shape.indirect else 1, size(ends.shape[0]) if ends else 1,
-            needs_column_sums(spec, unit),
-        )  # fmt: skip
-        cut = blocking(unit, self.shape.grid, product, self.target, threads)
+        product = self.product(call, size)
+        m, n, k, segment = product.m, product.n, product.k, size(a.shape[-1])
+        cut = cut or blocking(unit, self.shape.grid, product, self.target, threads)
         items = cut.items(m, n, prod(batch))
         copies = self.shape.copies_a and self._is_scattered(a, k, size)
         packs = self.shape.packs_a and (not unit.in_place or deserves_packing(m, n, k * spec.a.bytes, self.target))
@@ -205,13 +217,14 @@ class GemmKernel:
         return strides[::-1]
 
 
-def select(call: KernelCall, target: Target) -> GemmKernel:
+def select(call: KernelCall, target: Target, grid: Grid | None = None) -> GemmKernel:
     """The kernel for a GemmSpec call: the best unit for its types, a grid for its columns, micro-kernels for the row
-    counts its M needs (all of them where M is symbolic). Raises DtypeError for types no unit multiplies."""
+    counts its M needs (all of them where M is symbolic). grid: another of the unit's than the one for its columns.
+    Raises DtypeError for types no unit multiplies."""
     spec = call.spec
     assert isinstance(spec, GemmSpec)
     unit, reason = select_unit(target, spec.a, spec.b, spec.acc)
-    shape = shape_of(call, unit, target)
+    shape = shape_of(call, unit, target, grid)
     return GemmKernel(_shared(spec, shape.packs_a), unit, shape, target, reason)
 
 

@@ -15,13 +15,14 @@ SEGMENT = 16  # channels from which a window's rows are read where they lie
 PACKED_N = 512  # columns from which packing a large A without unit stride along K pays
 
 
-def shape_of(call: KernelCall, unit: MatrixUnit, target: Target) -> Shape:
-    """The shape for a call: code for everything that sizes still unknown may ask for."""
+def shape_of(call: KernelCall, unit: MatrixUnit, target: Target, grid: Grid | None = None) -> Shape:
+    """The shape for a call: code for everything that sizes still unknown may ask for.
+    grid: None for the one the unit chooses."""
     spec = call.spec
     assert isinstance(spec, GemmSpec)
     m: Size | None = call.writes[0].shape[-2] if spec.ends is None else None  # of a group, known only when running
     n = call.writes[0].shape[-1]
-    grid = unit.grid(n)
+    grid = grid or unit.grid(n)
     return Shape(
         grid,
         rows=_row_counts(unit, grid.rows, m),
