@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from backends.native.conversions import emit_cast
 from backends.native.frame import move
 from backends.native.kernel import I64, POINTER
 from backends.native.loops import Odometer, counted_loop, smaller, when
@@ -86,7 +85,7 @@ class _Gatherer(WindowWalk):
     def __init__(self, builder: ir.IRBuilder, function: ir.Function, spatial: int, unit: MatrixUnit) -> None:
         words, image, self.first, self.rows, self.scratch, self.pitch, self.spare, filler = function.args
         super().__init__(builder, words, image, spatial)
-        self.depth, self.lanes, (self.read, self.written) = unit.k, unit.row_lanes, unit.row_types
+        self.unit, self.lanes, (self.read, self.written) = unit, unit.row_lanes, unit.row_types
         typed = builder.bitcast(filler, llvm_type(self.written).as_pointer())
         self.filler = load_vector(builder, typed, self.written, self.lanes)
 
@@ -105,7 +104,7 @@ class _Gatherer(WindowWalk):
                 lambda: [self._inside(0, self._offset(source, corner), target)],
                 lambda: [self._positions(0, corner, source, I1(1), target)],
             )
-            if self.depth > 1:
+            if self.unit.k > 1:
                 self._padding(after[0], self.spare)
             return self.walk.next(state)
 
@@ -201,8 +200,7 @@ class _Gatherer(WindowWalk):
 
         def vector(i: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
             value = load_vector(builder, self._element(source, i, read), read, lanes, mask)
-            value = value if read == written else emit_cast(builder, value, read, written)
-            store_vector(builder, value, self._element(target, i, written), written)
+            store_vector(builder, self.unit.converted(builder, value), self._element(target, i, written), written)
             return []
 
         counted_loop(builder, I64(0), whole, I64(lanes), [], lambda i, _: vector(i, None))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from backends.native.conversions import emit_cast
 from backends.native.form import Context
 from backends.native.frame import move
 from backends.native.gather import define_gatherer
@@ -19,7 +18,7 @@ from backends.native.left_rows import define_row_copier
 from backends.native.loops import Values, counted_loop, smaller
 from backends.native.pack import Panel, define_panel_packer
 from backends.native.sums import define_row_sums
-from backends.native.vectors import llvm_type, splat, store_vector
+from backends.native.vectors import constant, llvm_type, load_vector, register_type, splat, store_vector
 
 
 class LeftOperand:
@@ -73,10 +72,10 @@ class LeftOperand:
         builder, unit = self.context.builder, self.context.unit
         read, written = unit.row_types
         kind = llvm_type(written)
-        element: ir.Value = ir.Constant(kind, 0)
+        element: ir.Value = constant(register_type(read), 0)
         if filler is not None:
-            loaded = builder.load(builder.bitcast(filler, llvm_type(read).as_pointer()), align=read.bytes)
-            element = loaded if read == written else emit_cast(builder, loaded, read, written)
+            element = load_vector(builder, builder.bitcast(filler, llvm_type(read).as_pointer()), read, 1)
+        element = unit.converted(builder, element)
         if not self.context.shape.indirect:
             register = splat(builder, element, unit.row_lanes)
             self.filler = builder.bitcast(builder.alloca(register.type), POINTER)
@@ -85,7 +84,7 @@ class LeftOperand:
         row = builder.bitcast(self.context.at("a_offset"), kind.as_pointer())
 
         def fill(i: ir.Value, _: Values) -> Values:
-            builder.store(element, builder.gep(row, [i]))
+            store_vector(builder, element, builder.gep(row, [i]), written)
             return []
 
         counted_loop(builder, I64(0), self.segment, I64(1), [], fill)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from backends.native.conversions import emit_cast
 from backends.native.frame import move
 from backends.native.kernel import I64, POINTER
 from backends.native.loops import Values, counted_loop
@@ -29,7 +28,7 @@ def define_row_copier(module: ir.Module, name: str, unit: MatrixUnit) -> ir.Func
     def copy(source: ir.Value, to: ir.Value, i: ir.Value, lanes: int, mask: ir.Value | None) -> None:
         value = load_vector(builder, source, read, lanes, mask)
         place = _typed(builder, move(builder, to, builder.mul(i, I64(written.bytes))), written)
-        store_vector(builder, value if read == written else emit_cast(builder, value, read, written), place, written)
+        store_vector(builder, unit.converted(builder, value), place, written)
 
     def dense(source: ir.Value, to: ir.Value) -> None:
         # Whole vectors: what they write beyond a row, the next row overwrites.

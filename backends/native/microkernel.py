@@ -20,6 +20,7 @@ from backends.native.loops import counted_loop, when
 from backends.native.units import MatrixUnit
 from backends.native.vectors import I1, intrinsic
 
+CACHE_LINE = 64
 MICROKERNEL_TYPE = ir.FunctionType(
     ir.VoidType(), [FRAME, POINTER, POINTER, I64, POINTER, POINTER, I1, I1, I1, POINTER, I64, I64]
 )
@@ -70,6 +71,9 @@ class MicroKernel:
         words, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n = function.args
         frame = Frame(builder, words)
         accs = self._start(builder, frame, tile, resume, n)
+        if self.direct:
+            with builder.if_then(finish):
+                self._expect_results(builder, frame, m, n)
         accs = self._multiply(builder, frame, accs, a, b, depth, prefetch)
         if self.direct:
             with builder.if_else(finish) as (done, left):
@@ -173,6 +177,18 @@ class MicroKernel:
             carried = run(rows, depth, carried)
         return list(carried[2:]) if registers else accs
 
+    def _expect_results(self, builder: ir.IRBuilder, frame: Frame, m: ir.Value, n: ir.Value) -> None:
+        """Ask for the lines results will be written to, all at once: stores retire one after the other, each waiting
+        for its line from the last-level cache."""
+        first = len(self.epilogue.inputs)
+        width = self.panels * self.columns * self.unit.n
+        for operand, stride in self.epilogue.operands(frame)[first : first + len(self.epilogue.stores)]:
+            for i in range(self.rows * self.unit.m):
+                row = builder.mul(builder.add(m, I64(i)), stride)
+                start = builder.bitcast(operand.address(builder, row, n), POINTER)
+                for line in range(0, width * operand.dtype.bytes, CACHE_LINE):
+                    prefetch_line(builder, move(builder, start, I64(line)), write=True)
+
     def _finish(
         self, builder: ir.IRBuilder, frame: Frame, accs: list[ir.Value | int], m: ir.Value, n: ir.Value
     ) -> None:
@@ -206,10 +222,10 @@ class MicroKernel:
                 builder.store(value, typed, align=unit.acc.bytes)
 
 
-def prefetch_line(builder: ir.IRBuilder, pointer: ir.Value) -> None:
-    """Ask for the cache line at an i8*, into L2; harmless at any address."""
+def prefetch_line(builder: ir.IRBuilder, pointer: ir.Value, write: bool = False) -> None:
+    """Ask for the cache line at an i8*, into L2 or, to `write` it soon, into L1; harmless at any address."""
     kind = ir.PointerType()
-    intrinsic(builder, "prefetch", ir.VoidType(), [pointer, I32(0), I32(2), I32(1)], [kind])
+    intrinsic(builder, "prefetch", ir.VoidType(), [pointer, I32(int(write)), I32(3 if write else 2), I32(1)], [kind])
 
 
 def for_row_blocks(

@@ -54,7 +54,7 @@ def define_column_sums(module: ir.Module, name: str, unit: MatrixUnit, width: in
 
 def define_row_sums(module: ir.Module, name: str, unit: MatrixUnit) -> ir.Function:
     """void name(rows, row stride in bytes, count, k, sums): the sums of rows whose k elements of the type `unit.left`
-    lie side by side."""
+    lie side by side; of moved elements, what they lack is added."""
     builder, (rows, stride, count, k, sums) = _begin(module, name, [POINTER, I64, I64, I64, POINTER])
     lanes, source, acc = unit.n, unit.left, unit.acc
     mask = tail_mask(builder, builder.urem(k, I64(lanes)), lanes)
@@ -65,6 +65,9 @@ def define_row_sums(module: ir.Module, name: str, unit: MatrixUnit) -> ir.Functi
         typed = builder.bitcast(address, llvm_type(source).as_pointer())
         return emit_cast(builder, load_vector(builder, typed, source, lanes, mask), source, acc)
 
+    lacking = builder.mul(k, I64(unit.compensation))
+    lacking = lacking if lacking.type == llvm_type(acc) else builder.trunc(lacking, llvm_type(acc))
+
     def one(i: ir.Value, _: Values) -> Values:
         row = move(builder, rows, builder.mul(i, stride))
         zero = constant(widen(llvm_type(acc), lanes), 0)
@@ -73,6 +76,7 @@ def define_row_sums(module: ir.Module, name: str, unit: MatrixUnit) -> ir.Functi
         )[0]
         total = builder.add(total, loaded(row, whole, mask))
         value = intrinsic(builder, "vector.reduce.add", llvm_type(acc), [total], [total.type])
+        value = builder.add(value, lacking)
         address = move(builder, sums, builder.mul(i, I64(acc.bytes)))
         builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=acc.bytes)
         return []

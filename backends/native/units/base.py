@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from backends.native.conversions import emit_cast
 from backends.native.target import Target
 from compiler.dims import Size
 from compiler.dtypes import DType, named
@@ -32,8 +33,8 @@ class Grid:
 class MatrixUnit(ABC):
     """`isa` with the element types makes the unit's name; `requires` are LLVM features of `architecture` ('' is any).
     `grids` are those worth using, widest first; all have the same number of rows. `left` is the type load_a reads:
-    where it is not `a`, rows of A are converted to it in scratch. `compensation` times the sum of a column of B is to
-    be added to what mma adds up (an operand of the other sign was moved by that much)."""
+    where it is not `a`, rows of A are converted to it in scratch. `compensation` is what moved elements of A lack
+    there: so many times the sum of a column of B is to be added to what mma adds up."""
 
     isa: str
     architecture: str
@@ -131,6 +132,10 @@ class MatrixUnit(ABC):
     def ones(self, builder: ir.IRBuilder) -> Any:
         """An a operand of ones as mma takes it: what sums up columns of B. Only for integers."""
         raise AssertionError(f"{self.name} has no sums")
+
+    def converted(self, builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+        """Elements of A, in registers as `row_types` says, as load_a wants them."""
+        return value if self.left == self.a else emit_cast(builder, value, self.a, self.left)
 
     @property
     def row_types(self) -> tuple[DType, DType]:
