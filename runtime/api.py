@@ -40,6 +40,7 @@ def compile(
     threads: int | None = None,
     target: Target | str | None = None,
     cache: bool = True,
+    tune: bool = False,
 ) -> Program:
     """Compile a model.
 
@@ -51,12 +52,14 @@ def compile(
     dynamic_shapes: as in torch.export; torch axes not named there are fixed. ONNX's named dimensions vary freely.
     threads: the most to use; None: OMP_NUM_THREADS if set, else what affinity and the cgroup quota allow.
     target: a runtime.Target or its name; None: this machine. cache: keep compiled kernels on disk.
+    tune: measure a few ways to do each product when it first meets sizes of its class, some 0.1 s each, and remember
+    the fastest in the cache; programs compiled later use it, tuning or not. Results do not depend on it.
 
     Raises ModelError (malformed model), UnsupportedOp (all at once), ShapeError, DtypeError, TargetError (code this
     machine cannot run), SansuanError (an unknown precision or backend).
     """
     _check_words(precision, backend)
-    options = Options.resolve(threads, cache)
+    options = Options.resolve(threads, cache, tune)
     machine = _machine(target)
     if _is_torch(model):
         return _compile_torch(model, example_inputs, dynamic_shapes, precision, backend, machine, options)

@@ -42,6 +42,8 @@ def show_target(options: argparse.Namespace) -> None:
 def show_compiled(options: argparse.Namespace) -> None:
     """Compile, then print inputs, outputs, sizes, compile time and the ledger."""
     program = _compile(options)
+    if options.tune:  # products are tuned for the sizes they meet
+        program.run(random_inputs(program.inputs, options.size))
     print(program.explain())
 
 
@@ -90,7 +92,7 @@ def load_inputs(path: str) -> dict[str, np.ndarray]:
 def _compile(options: argparse.Namespace) -> Program:
     start = time.perf_counter()
     program = runtime.compile(
-        options.model, precision=options.precision, backend=options.backend, threads=options.threads
+        options.model, precision=options.precision, backend=options.backend, threads=options.threads, tune=options.tune
     )
     elapsed = time.perf_counter() - start
     for kind, specs in (("input", program.inputs), ("output", program.outputs)):
@@ -137,13 +139,14 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--precision", help="fp32, fp64, ...; the model's own without it")
     model.add_argument("--backend", default="native", help="native or reference (default: %(default)s)")
     model.add_argument("--threads", type=int, help="default: OMP_NUM_THREADS, else the cores this process may use")
+    model.add_argument("--size", action=_Sizes, type=_size, default={}, metavar="NAME=NUMBER", help="such as batch=8")
+    model.add_argument("--tune", action="store_true", help="measure how best to do its products, and remember it")
 
     compiling = commands.add_parser("compile", parents=[model], help="the ledger, sizes and compile time of a model")
     compiling.set_defaults(command=show_compiled)
 
     running = commands.add_parser("run", parents=[model], help="outputs and latency on random or given inputs")
     running.add_argument("--inputs", metavar="FILE", help=".npz file with an array for each input, by name")
-    running.add_argument("--size", action=_Sizes, type=_size, default={}, metavar="NAME=NUMBER", help="such as batch=8")
     running.add_argument("--repeat", type=int, default=10, help="runs to time (default: %(default)s)")
     running.set_defaults(command=run)
     return parser

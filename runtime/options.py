@@ -15,14 +15,16 @@ PLANS = 64  # input shapes a program remembers
 @dataclass(frozen=True)
 class Options:
     """What a program is run with: `threads` the most it uses, `cache_dir` where compiled kernels are kept (None:
-    nowhere), `plans` how many input shapes it remembers."""
+    nowhere), `plans` how many input shapes it remembers, `tune` whether it measures how best to cut its products where
+    nobody has on this machine."""
 
     threads: int
     cache_dir: Path | None
     plans: int = PLANS
+    tune: bool = False
 
     @staticmethod
-    def resolve(threads: int | None = None, cache: bool | str | os.PathLike[str] = True) -> Options:
+    def resolve(threads: int | None = None, cache: bool | str | os.PathLike[str] = True, tune: bool = False) -> Options:
         """Options from arguments, then the environment, then the machine.
 
         `threads` None: OMP_NUM_THREADS if set, else what affinity and the cgroup quota allow. `cache`: whether to
@@ -33,8 +35,8 @@ class Options:
         if threads < 1:
             raise ValueError(f"threads: {threads}, expected at least 1 (None to use what the machine offers)")
         if cache is True:
-            return Options(int(threads), _cache_folder())
-        return Options(int(threads), None if cache is False else Path(cache))
+            return Options(int(threads), _cache_folder(), tune=tune)
+        return Options(int(threads), None if cache is False else Path(cache), tune=tune)
 
 
 def _threads_of_environment() -> int | None:

@@ -5,7 +5,7 @@
         y = fast(x)
 
 Parameters and buffers are packed as weights, and packed again when their contents have changed. Sizes that Dynamo makes
-dynamic vary freely. `options` of torch.compile: precision, threads, target, cache as in runtime.compile.
+dynamic vary freely. `options` of torch.compile: precision, threads, target, cache, tune as in runtime.compile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import runtime
 from compiler.errors import ModelError, UnsupportedOp
 from runtime.program import Program
 
-_OPTIONS = ("precision", "threads", "target", "cache")
+_OPTIONS = ("precision", "threads", "target", "cache", "tune")
 
 
 def sansuan(

@@ -25,6 +25,7 @@ from backends.native.records import PLAN
 from backends.native.sizes import SizeTable, bind
 from backends.native.target import Target
 from backends.native.team import team
+from backends.native.tuning import Tuning
 from backends.native.walker import ARENA_BUSY, ARENA_SMALL, FINISHED, TEAM_NS
 from compiler.errors import IndexOutOfRange, SansuanError
 from compiler.ir import Value
@@ -43,6 +44,8 @@ class Settings(Protocol):
     def cache_dir(self) -> Path | None: ...
     @property
     def plans(self) -> int: ...
+    @property
+    def tune(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Executable:
         """arenas: memory shared with other executables; None: its own."""
         cache = ObjectCache(options.cache_dir) if options.cache_dir else None
         self.executor = executor(cache)
-        self.prepared = prepare(lowered, target, options.threads, cache)
+        self.prepared = prepare(lowered, target, options.threads, cache, Tuning(target, cache, options.tune))
         self.inputs, self.outputs = lowered.inputs, lowered.outputs
         self._late, self._guards = lowered.late, lowered.guards
         self.plans = PlanCache(options.plans)
@@ -229,13 +232,15 @@ class Executable:
 
     def rows(self) -> list[CallRow]:
         """The ledger: one row a lowered call."""
-        rows = []
-        for (call, kernel), runs in zip(self.prepared.calls, self.prepared.counters.tolist(), strict=False):
+        rows, tuned = [], self.prepared.tuned
+        for number, (call, kernel) in enumerate(self.prepared.calls):
+            runs = int(self.prepared.counters[number])
             if kernel is None:
                 assert isinstance(call, HostCall)
                 rows += self._host_rows(call, runs)
             else:
-                rows.append(CallRow(call.where, kernel.name, kernel.unit, kernel.reason, call, runs))
+                reason = "; ".join(filter(None, [kernel.reason, "tuned" if number in tuned else ""]))
+                rows.append(CallRow(call.where, kernel.name, kernel.unit, reason, call, runs))
         return rows
 
     def _host_rows(self, call: HostCall, runs: int) -> list[CallRow]:

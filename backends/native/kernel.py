@@ -43,9 +43,17 @@ class Arguments:
 class NativeKernel(Protocol):
     """A code generator for one spec on one unit. Instances are cheap, hashable by `name`, and hold no machine code."""
 
-    name: str  # the function's symbol; equal names mean equal code
-    unit: str  # for the ledger: the name of the unit, or "vector"
-    reason: str  # for the ledger: why not a better unit; '' if this is the best
+    @property
+    def name(self) -> str:
+        """The function's symbol; equal names mean equal code."""
+
+    @property
+    def unit(self) -> str:
+        """For the ledger: the name of the unit, or "vector"."""
+
+    @property
+    def reason(self) -> str:
+        """For the ledger: why not a better unit; '' if this is the best."""
 
     def emit(self, module: ir.Module) -> None:
         """Define the function `name` in `module`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from backends.native.sizes import SizeTable
 from backends.native.walker import MAX_CHUNKS, MEASURED_RUNS
 from compiler.dims import Size
 from compiler.kernels import Buffer, KernelCall, View
+
+if TYPE_CHECKING:
+    from backends.native.blocking import Blocking
+    from backends.native.gemm import GemmKernel
 
 CHUNK_NS = 2_500  # the least work a kernel makes a chunk of its own; first estimates count chunks
 
@@ -69,9 +73,19 @@ class Plan:
         return PLAN.read(self.words, "threads")
 
 
+class Cutter(Protocol):
+    """Says which products of a plan are cut in another way than their kernels would."""
+
+    def cuts(
+        self, calls: Sequence[PlannedCall], likenesses: Sequence[object], size: Callable[[Size], int], threads: int
+    ) -> Mapping[object, Blocking]:
+        """Other cuts, by the likeness of calls with a GemmSpec."""
+
+
 @dataclass(eq=False)
 class Segment:
-    """Calls between two cuts. `slots` numbers the buffers a run brings; `addresses` are those of weights."""
+    """Calls between two cuts. `slots` numbers the buffers a run brings; `addresses` are those of weights. `tuned` holds
+    the counters of calls that some plan has cut as `cutter` says."""
 
     calls: Sequence[PlannedCall]
     buffers: Mapping[str, Buffer]
@@ -79,8 +93,10 @@ class Segment:
     addresses: Mapping[str, int]
     contents: Mapping[str, Any]
     threads: int
+    cutter: Cutter | None = None
 
     def __post_init__(self) -> None:
+        self.tuned: set[int] = set()
         calls = [planned.call for planned in self.calls]
         views = [view for call in calls for view in (*call.reads, *call.writes)]
         used = {view.buffer for view in views}
@@ -112,7 +128,11 @@ class Segment:
         bases.update((name, (SLOT_ARENA, offset)) for name, offset in offsets.items())
         kept = tuple(self._fill(name, size, late) for name in self.filled)
         bases.update((name, (SLOT_ABSOLUTE, array.ctypes.data)) for name, array in zip(self.filled, kept, strict=True))
-        blocks, starts, chunks, scratch = self._blocks(size, bases)
+        cuts = self.cutter.cuts(self.calls, self.likenesses, size, self.threads) if self.cutter else {}
+        self.tuned.update(
+            p.counter for p, likeness in zip(self.calls, self.likenesses, strict=True) if likeness in cuts
+        )
+        blocks, starts, chunks, scratch = self._blocks(size, bases, cuts)
         return self._assemble(blocks, starts, chunks, arena, align(scratch), kept)
 
     def _fill(self, name: str, size: Callable[[Size], int], late: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -132,7 +152,7 @@ class Segment:
         return {name: results[source] for name, source in named.items() if isinstance(source, str)}
 
     def _blocks(
-        self, size: Callable[[Size], int], bases: Mapping[str, tuple[int, int]]
+        self, size: Callable[[Size], int], bases: Mapping[str, tuple[int, int]], cuts: Mapping[object, Blocking]
     ) -> tuple[list[int], list[int], list[int], int]:
         """All argument words, where each call's begin, chunks of each call, scratch bytes a thread."""
         words: list[int] = []
@@ -143,7 +163,7 @@ class Segment:
         for planned, likeness in zip(self.calls, self.likenesses, strict=True):
             arguments = known.get(likeness)
             if arguments is None:
-                arguments = known[likeness] = _template(planned, size, self.threads)
+                arguments = known[likeness] = _template(planned, size, self.threads, cuts.get(likeness))
             starts.append(len(words))
             chunks.append(arguments.chunks)
             scratch = max(scratch, arguments.scratch)
@@ -197,10 +217,15 @@ def _likeness(planned: PlannedCall) -> object:
     return (planned.kernel.name, call.spec, layouts, call.params)
 
 
-def _template(planned: PlannedCall, size: Callable[[Size], int], threads: int) -> ArgumentTemplate:
+def _template(
+    planned: PlannedCall, size: Callable[[Size], int], threads: int, cut: Blocking | None
+) -> ArgumentTemplate:
     """A call's arguments with its operands' numbers in place of its views."""
     call = planned.call
-    arguments = planned.kernel.arguments(call, size, threads)
+    if cut is None:
+        arguments = planned.kernel.arguments(call, size, threads)
+    else:
+        arguments = cast("GemmKernel", planned.kernel).arguments(call, size, threads, cut)
     assert 0 <= arguments.chunks <= MAX_CHUNKS, f"{planned.kernel.name}: {arguments.chunks} chunks"
     views = (*call.reads, *call.writes)
     words = tuple(Operand(views.index(word)) if isinstance(word, View) else word for word in arguments.words)

@@ -15,6 +15,7 @@ from backends.native.plan import PlannedCall, Segment
 from backends.native.prepack import Weights
 from backends.native.select import select
 from backends.native.target import Target
+from backends.native.tuning import Tuning
 from compiler.kernels import HostCall, KernelCall, Lowered, View
 from compiler.types import TensorType
 
@@ -22,7 +23,8 @@ from compiler.types import TensorType
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A lowered program ready to be planned. `calls` are as lowered, each with its kernel (None for Host calls);
-    `pieces` are segments and the Host calls between them, `host_counters` where those count their runs."""
+    `pieces` are segments and the Host calls between them, `host_counters` where those count their runs; `regridded`
+    calls run on grids that tuning chose."""
 
     calls: tuple[tuple[KernelCall | HostCall, NativeKernel | None], ...]
     pieces: tuple[Segment | HostCall, ...]
@@ -30,11 +32,25 @@ class Prepared:
     weights: Weights
     counters: np.ndarray
     host_counters: Mapping[HostCall, int]
+    regridded: frozenset[KernelCall] = frozenset()
+
+    @property
+    def tuned(self) -> frozenset[int]:
+        """The numbers of calls that run on a tuned grid, or have been cut as tuning says."""
+        counters = {counter for piece in self.pieces if isinstance(piece, Segment) for counter in piece.tuned}
+        cut = {(counter - self.counters.ctypes.data) // 8 for counter in counters}
+        return frozenset(cut | {i for i, (call, _) in enumerate(self.calls) if call in self.regridded})
 
 
-def prepare(lowered: Lowered, target: Target, threads: int, cache: ObjectCache | None) -> Prepared:
-    """Compile what is not compiled yet and pack the weights. Raises TargetError if this machine lacks the target."""
-    kernels = [select(call, target) if isinstance(call, KernelCall) else None for call in lowered.calls]
+def prepare(
+    lowered: Lowered, target: Target, threads: int, cache: ObjectCache | None, tuning: Tuning | None = None
+) -> Prepared:
+    """Compile what is not compiled yet and pack the weights. tuning: kernels and cuts to prefer. Raises TargetError if
+    this machine lacks the target."""
+    tuned = tuning.kernels(lowered.calls, threads) if tuning else {}
+    kernels = [
+        tuned.get(call) or select(call, target) if isinstance(call, KernelCall) else None for call in lowered.calls
+    ]
     calls = tuple(zip(lowered.calls, kernels, strict=True))
     specs = [(kernel, call.spec) for call, kernel in calls if kernel is not None and isinstance(call, KernelCall)]
     weights = Weights(lowered.weights)
@@ -62,11 +78,11 @@ def prepare(lowered: Lowered, target: Target, threads: int, cache: ObjectCache |
     pieces = tuple(
         group
         if isinstance(group, HostCall)
-        else Segment(group, lowered.buffers, slots, weights.addresses, lowered.sizes, threads)
+        else Segment(group, lowered.buffers, slots, weights.addresses, lowered.sizes, threads, tuning)
         for group in groups
         if isinstance(group, HostCall) or group or len(groups) == 1
     )
-    return Prepared(calls, pieces, slots, weights, counters, host_counters)
+    return Prepared(calls, pieces, slots, weights, counters, host_counters, frozenset(tuned))
 
 
 def _slots(lowered: Lowered, groups: Sequence[list[PlannedCall] | HostCall]) -> dict[str, int]:

@@ -35,6 +35,7 @@ class Settings:
     threads: int = 1
     cache_dir: Path | None = None
     plans: int = 4
+    tune: bool = False
 
 
 def check_passes(case: Case) -> None:

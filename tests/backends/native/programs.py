@@ -36,6 +36,7 @@ class Settings:
     threads: int = 1
     cache_dir: Path | None = None
     plans: int = 8
+    tune: bool = False
 
 
 @dataclass(frozen=True)

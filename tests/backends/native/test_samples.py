@@ -21,6 +21,7 @@ class Settings:
     threads: int = 1
     cache_dir: Path | None = None
     plans: int = 4
+    tune: bool = False
 
 
 @pytest.mark.parametrize(("entry", "sample"), cases())
