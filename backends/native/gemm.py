@@ -14,7 +14,7 @@ from backends.native.blocking import Blocking, Product, blocking
 from backends.native.form import HEADER, Shape
 from backends.native.gather import window_words
 from backends.native.gemm_shape import deserves_packing, shape_of
-from backends.native.gemv import CHAINS
+from backends.native.gemv import panels_beside
 from backends.native.grouped import group_words
 from backends.native.indirect import ADDRESS
 from backends.native.kernel import Arguments
@@ -176,8 +176,8 @@ class GemmKernel:
         packed panels of A or a row of padding, for sums of rows, for sums of columns."""
         unit, grid = self.matrix_unit, self.shape.grid
         rows = max(grid.rows * unit.m, cut.block_rows if cut.depth < k else 0)
-        columns = self.width * (-(-CHAINS // grid.columns))
-        tile = max(rows * self.width, columns) * unit.acc.bytes * (2 if self._in_chunks(k) else 1)
+        few = (count * panels_beside(grid, count) * self.width for count in self.shape.few)
+        tile = max([rows * self.width, *few]) * unit.acc.bytes * (2 if self._in_chunks(k) else 1)
         panels = -(-cut.item_columns // self.width) if cut.keeps_b else 1
         packed_b = 0 if self.spec.constant_b else panels * self._panel_bytes(k)
         gathered = cut.block_rows * self._pitch(k) + unit.row_lanes * unit.left.bytes

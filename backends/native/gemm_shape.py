@@ -27,7 +27,8 @@ def shape_of(call: KernelCall, unit: MatrixUnit, target: Target, grid: Grid | No
         grid,
         rows=_row_counts(unit, grid.rows, m),
         columns=_column_counts(unit, grid, n),
-        small=unit.m == 1 and (not isinstance(m, int) or m <= GEMV_ROWS),
+        few=tuple(rows for rows in range(1, GEMV_ROWS + 1) if unit.m == 1 and (not isinstance(m, int) or m == rows)),
+        single=isinstance(m, int) and m <= grid.rows * unit.m,
         packs_a=_packs(call, unit, target),
         indirect=_is_indirect(call, unit),
         copies_a=_copies(call, unit),
@@ -78,16 +79,12 @@ def _is_indirect(call: KernelCall, unit: MatrixUnit) -> bool:
 
 
 def _row_counts(unit: MatrixUnit, rows: int, m: Size | None) -> tuple[int, ...]:
-    """Row counts of the micro-kernels for M rows: the grid's, then powers of two for what is left."""
-    counts = [(rows >> shift) * unit.m for shift in range(rows.bit_length())]
+    """Row counts of the micro-kernels for M rows: the grid's and what is left; of an unknown M, powers of two."""
     if not isinstance(m, int):
-        return tuple(counts)
-    needed, left = [], max(m, 1)
-    for count in counts:
-        if left >= count or (count == unit.m and left):
-            needed.append(count)
-            left %= count
-    return tuple(needed)
+        return tuple((rows >> shift) * unit.m for shift in range(rows.bit_length()))
+    whole = rows * unit.m
+    left = -(-(max(m, 1) % whole) // unit.m) * unit.m
+    return tuple(count for count in (whole if m >= whole else 0, left) if count)
 
 
 def _column_counts(unit: MatrixUnit, grid: Grid, n: Size) -> tuple[int, ...]:

@@ -1,63 +1,74 @@
 """Few rows (GEMV): several B panels side by side, so that enough independent chains hide the latency of a
-multiply-add. A row needs one chain an element whatever is done (design rule 7); one panel alone has two or three.
+multiply-add and every panel passes once for all rows. A row needs one chain an element whatever is done (design rule
+7); one panel alone has two or three.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
 from backends.native.kernel import I64
 from backends.native.loops import Values, counted_loop, smaller, when
+from backends.native.units import Grid
 from backends.native.vectors import I1
 from compiler.canonical import PRODUCT_CHUNK
 
 if TYPE_CHECKING:
     from backends.native.macrokernel import MacroKernel
 
-GEMV_ROWS = 3  # from four rows on, one panel has chains enough; fewer are multiplied one by one
+GEMV_ROWS = 4  # more keep pace with memory panel by panel
 CHAINS = 8  # latency times throughput of a vector unit's multiply-add
+
+
+def panels_beside(grid: Grid, rows: int) -> int:
+    """How many panels side by side for so many rows: what gives one row its chains, as far as the registers that a
+    whole grid of accumulators takes last."""
+    return max(1, min(-(-CHAINS // grid.columns), grid.rows // rows))
 
 
 def panel_groups(kernel: MacroKernel) -> ir.Value:
     """Multiply an item of few rows with whole groups of whole panels; the column where that ended."""
+    context, builder = kernel.context, kernel.context.builder
+    in_panels = I1(1) if context.spec.constant_b else builder.icmp_signed("==", context.word["pack_b"], I64(0))
+    done: ir.Value = kernel.n_first
+    for rows in context.shape.few:
+        here = builder.and_(in_panels, builder.icmp_signed("==", kernel.rows, I64(rows)))
+        done = when(builder, here, _groups_of(kernel, rows), [done])[0]
+    return done
+
+
+def _groups_of(kernel: MacroKernel, rows: int) -> Callable[[], Values]:
     context, builder, word = kernel.context, kernel.context.builder, kernel.context.word
-    panels = -(-CHAINS // context.shape.grid.columns)
+    panels = panels_beside(context.shape.grid, rows)
     columns = I64(panels * kernel.right.width)
-    # A product over nothing is one part too; integers need no parts.
-    end = builder.select(builder.icmp_signed(">", word["k"], I64(0)), word["k"], I64(1))
-    chunk = I64(PRODUCT_CHUNK) if context.spec.acc.is_float else end
 
     def group(n: ir.Value, _: Values) -> Values:
-        def row(i: ir.Value, _: Values) -> Values:
-            what, function = kernel.micro(1, context.shape.grid.columns, panels)
-            m, words, tile = builder.add(kernel.m_first, i), context.frame.words, context.scratch
-            alone = builder.icmp_signed("<=", end, chunk)
-            finish = builder.and_(alone, I1(what.direct))
+        what, function = kernel.micro(rows, context.shape.grid.columns, panels)
+        m, words, tile = kernel.m_first, context.frame.words, context.scratch
+        # A product over nothing is one part too; integers need no parts.
+        end = builder.select(builder.icmp_signed(">", word["k"], I64(0)), word["k"], I64(1))
+        chunk = I64(PRODUCT_CHUNK) if context.spec.acc.is_float else end
+        finish = builder.and_(builder.icmp_signed("<=", end, chunk), I1(what.direct))
 
-            def part(k: ir.Value, _: Values) -> Values:
-                depth = smaller(builder, chunk, builder.sub(word["k"], k))
-                a, b = kernel.left.address(i, k), kernel.right.start(n, k)
-                adds = builder.icmp_signed(">", k, I64(0))
-                builder.call(function, [words, a, b, depth, tile, tile, I1(0), adds, finish, b, m, n])
-                return []
-
-            counted_loop(builder, I64(0), end, chunk, [], part)
-            with builder.if_then(builder.not_(finish)):
-                builder.call(kernel.finish, [words, tile, I64(what.tile_row), I64(1), columns, m, n])
+        def part(k: ir.Value, _: Values) -> Values:
+            depth = smaller(builder, chunk, builder.sub(word["k"], k))
+            a, b = kernel.left.address(I64(0), k), kernel.right.start(n, k)
+            adds = builder.icmp_signed(">", k, I64(0))
+            builder.call(function, [words, a, b, depth, tile, tile, I1(0), adds, finish, b, m, n])
             return []
 
-        counted_loop(builder, I64(0), kernel.rows, I64(1), [], row)
+        counted_loop(builder, I64(0), end, chunk, [], part)
+        with builder.if_then(builder.not_(finish)):
+            builder.call(kernel.finish, [words, tile, I64(what.tile_row), I64(rows), columns, m, n])
         return []
 
-    def all_groups() -> Values:
+    def groups() -> Values:
         whole = builder.mul(builder.udiv(builder.sub(kernel.n_end, kernel.n_first), columns), columns)
         stop = builder.add(kernel.n_first, whole)
         counted_loop(builder, kernel.n_first, stop, columns, [], group)
         return [stop]
 
-    few = builder.icmp_signed("<=", kernel.rows, I64(GEMV_ROWS))
-    if not context.spec.constant_b:
-        few = builder.and_(few, builder.icmp_signed("==", word["pack_b"], I64(0)))
-    return when(builder, few, all_groups, [kernel.n_first])[0]
+    return groups

@@ -71,6 +71,7 @@ class MacroKernel:
         what = MicroKernel(
             context.unit, self.epilogue, rows, columns, panels, self.right.width, self.right.depth,
             fresh=not context.spec.constant_b, height=self.left.height if context.shape.indirect else 0,
+            alone=context.shape.single or rows < context.shape.grid.rows,
         )  # fmt: skip
         if what.name not in self._micro:
             self._micro[what.name] = what, what.define(context.module, f"{context.name}_{what.name}")
@@ -141,7 +142,7 @@ class MacroKernel:
         builder, largest = self.context.builder, I64(self.context.shape.rows[0])
         row_blocks = builder.udiv(builder.add(self.rows, builder.sub(largest, I64(1))), largest)
         self.right.block(is_first, row_blocks)
-        start = panel_groups(self) if self.context.shape.small else self.n_first
+        start = panel_groups(self) if self.context.shape.few else self.n_first
         counted_loop(builder, start, self.n_end, I64(self.right.width), [], self._panel)
 
     def _panel(self, n: ir.Value, _: Values) -> Values:

@@ -30,7 +30,8 @@ MICROKERNEL_TYPE = ir.FunctionType(
 class MicroKernel:
     """A grid of `rows` mma rows and `columns` mma columns in each of `panels` neighbouring B panels, `width` elements
     wide and `depth` deep each. `fresh`: B's K stride comes from the frame. `height`: `a` is a table of addresses
-    of so many rows for each segment of K (see indirect), or 0."""
+    of so many rows for each segment of K (see indirect), or 0. `alone`: whether these are likely all rows of a
+    panel."""
 
     unit: MatrixUnit
     epilogue: Epilogue
@@ -41,11 +42,18 @@ class MicroKernel:
     depth: int
     fresh: bool
     height: int
+    alone: bool
 
     @property
     def name(self) -> str:
         """Unique among the micro-kernels of one kernel."""
         return f"{self.rows * self.unit.m}x{self.columns * self.unit.n}x{self.panels}"
+
+    @property
+    def lines(self) -> int:
+        """Lines of B to prefetch a k-step: all of it where these rows are likely all there are, else a share."""
+        whole = -(-self.columns * self.unit.n * self.unit.k * self.unit.b.bytes // CACHE_LINE)
+        return whole if self.alone else 1
 
     @property
     def tile_row(self) -> int:
@@ -151,7 +159,8 @@ class MicroKernel:
                 base = move(builder, panel, panels[p])
                 offset = column * unit.n * self.depth * unit.b.bytes
                 columns.append(unit.load_b(builder, move(builder, base, I64(offset)), group))
-            prefetch_line(builder, line)
+            for number in range(self.lines):
+                prefetch_line(builder, move(builder, line, I64(number * CACHE_LINE)))
             after = []
             for i in range(self.rows):
                 element = unit.load_a(builder, move(builder, rows[i], position), row_stride)

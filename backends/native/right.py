@@ -10,8 +10,11 @@ from llvmlite import ir
 from backends.native.form import Context
 from backends.native.frame import move
 from backends.native.kernel import I64
+from backends.native.loops import smaller
 from backends.native.pack import Panel, define_panel_packer
 from backends.native.sums import define_column_sums
+
+AHEAD = 8192  # bytes to prefetch ahead of the only micro-kernel that reads a panel
 
 
 class RightOperand:
@@ -61,7 +64,7 @@ class RightOperand:
             self.is_stale = builder.or_(is_first, builder.icmp_signed("==", context.word["b_step"], I64(0)))
             step = builder.select(self.is_stale, I64(0), step)
             context.frame.set("b_k", self.k_stride)  # the last panel of the block before may have been packed
-        self.prefetch_step = step
+        self.prefetch_step, self.once = step, builder.icmp_signed("==", row_blocks, I64(1))
         context.frame.set("prefetch_step", step)
 
     def start(self, n: ir.Value, k: ir.Value) -> ir.Value:
@@ -96,7 +99,10 @@ class RightOperand:
         return builder.select(packs, packed, there)
 
     def prefetch(self, panel: ir.Value, depth: ir.Value, block: ir.Value) -> ir.Value:
-        """Where the micro-kernel of row block number `block` begins to prefetch."""
+        """Where the micro-kernel of row block number `block` begins to prefetch: a panel ahead, to share that out; if
+        it is the only one, some lines ahead."""
         builder = self.context.builder
-        following = move(builder, panel, builder.mul(depth, I64(self.width * self.context.unit.b.bytes)))
+        ahead = builder.mul(depth, I64(self.width * self.context.unit.b.bytes))
+        ahead = builder.select(self.once, smaller(builder, ahead, I64(AHEAD)), ahead)
+        following = move(builder, panel, ahead)
         return move(builder, following, builder.mul(builder.mul(block, depth), self.prefetch_step))
