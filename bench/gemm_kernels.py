@@ -19,6 +19,7 @@ from backends.native import gemm
 from backends.native.jit import Engine
 from backends.native.kernel import SLOT_ABSOLUTE
 from backends.native.target import Target, host, named
+from backends.native.trial import number
 from bench.peak import peak, triple
 from compiler import dtypes
 from compiler.dims import evaluate
@@ -89,26 +90,44 @@ def epilogue_of(case: Case, acc: dtypes.DType, result: dtypes.DType) -> tuple[Ex
     return (cast(value, result),)
 
 
+def call_of(case: Case) -> KernelCall:
+    """The case's call, on buffers a, b, bias and c."""
+    kind, right, acc = triple(case.dtype)
+    result = kind if kind.is_float else acc
+    b = View("b", right, (case.k, case.n), (1, case.k) if case.b == "column" else (case.n, 1))
+    c = View("c", result, (case.m, case.n), (case.n, 1))
+    bias = [View("bias", result, (case.m, case.n), (0, 1))] if case.epilogue != "plain" else []
+    spec = GemmSpec(
+        kind, right, acc, 0, "row", "column" if case.b == "column" else "row", case.b in ("constant", "cold"),
+        epilogue_of(case, acc, result), (result,) * len(bias), ("unit",) * len(bias), ("unit",),
+        2 if case.window else 0,
+    )  # fmt: skip
+    return KernelCall(spec, (_input(case, kind), b, *bias), (c,), _params(case))
+
+
+def _input(case: Case, kind: dtypes.DType) -> View:
+    if case.window is None:
+        return View("a", kind, (case.m, case.k), (case.k, 1))
+    size, channels = case.window[:2]
+    return View("a", kind, (1, size, size, channels), (size * size * channels, size * channels, channels, 1))
+
+
+def _params(case: Case) -> tuple[int, ...]:
+    if case.window is None:
+        return ()
+    size, _, kernel, stride, pad = case.window
+    out = (size + 2 * pad - kernel) // stride + 1
+    return tuple(value for value in (out, kernel, stride, 1, pad, size) for _ in range(2))
+
+
 class Runner:
     """One compiled case and its memory."""
 
     def __init__(self, case: Case, target: Target, passes: int) -> None:
-        kind, right, acc = triple(case.dtype)
-        result = kind if kind.is_float else acc
         self.case, self.copies = case, 1
-        constant = case.b in ("constant", "cold")
-        self.memory: dict[str, np.ndarray] = {}
-        a = self._input(case, kind)
-        b_strides = (1, case.k) if case.b == "column" else (case.n, 1)
-        b = self._view("b", right, (case.k, case.n), b_strides)
-        c = self._view("c", result, (case.m, case.n), (case.n, 1))
-        epilogue = epilogue_of(case, acc, result)
-        bias = [self._view("bias", result, (case.m, case.n), (0, 1))] if case.epilogue != "plain" else []
-        spec = GemmSpec(
-            kind, right, acc, 0, "row", "column" if case.b == "column" else "row", constant, epilogue,
-            (result,) * len(bias), ("unit",) * len(bias), ("unit",), 2 if case.window else 0,
-        )  # fmt: skip
-        self.call = KernelCall(spec, (a, b, *bias), (c,), self._params(case))
+        self.call = call_of(case)
+        views = (*self.call.reads, *self.call.writes)
+        self.memory = {view.buffer: _numbers(view) for view in views}
         self.kernel = gemm.select(self.call, target)
         start = time.perf_counter()
         module = ir.Module("bench")
@@ -117,32 +136,12 @@ class Runner:
         self.engine.add(module, passes)
         self.function = FUNCTION(self.engine.address(self.kernel.name))
         self.compile_ms = 1e3 * (time.perf_counter() - start)
-        if constant:
+        if self.kernel.spec.constant_b:
             packed = self.kernel.pack(self.call, 1, self.memory["b"].reshape(case.k, case.n))
             self.copies = max(1, COLD_BYTES // packed.nbytes) if case.b == "cold" else 1
             self.memory["b"] = _aligned(np.repeat(packed.reshape(1, -1), self.copies, 0))
         self.blocks = [self._block(copy) for copy in range(self.copies)]
         self.at = 0
-
-    def _params(self, case: Case) -> tuple[int, ...]:
-        if case.window is None:
-            return ()
-        size, _, kernel, stride, pad = case.window
-        out = (size + 2 * pad - kernel) // stride + 1
-        return tuple(value for value in (out, kernel, stride, 1, pad, size) for _ in range(2))
-
-    def _input(self, case: Case, kind: dtypes.DType) -> View:
-        if case.window is None:
-            return self._view("a", kind, (case.m, case.k), (case.k, 1))
-        size, channels = case.window[:2]
-        return self._view("a", kind, (1, size, size, channels), (size * size * channels, size * channels, channels, 1))
-
-    def _view(self, name: str, kind: dtypes.DType, shape: tuple[int, ...], strides: tuple[int, ...]) -> View:
-        extent = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        spread = 1 if kind.is_float else 100
-        numbers = spread * np.abs(np.random.default_rng(0).standard_normal(extent, np.float32)).clip(0, 1)
-        self.memory[name] = _aligned(numbers.astype(kind.numpy))
-        return View(name, kind, shape, strides)
 
     def _block(self, copy: int) -> np.ndarray:
         planned = self.kernel.arguments(self.call, lambda size: evaluate(size, {}), 1)
@@ -171,6 +170,14 @@ class Runner:
             for chunk in range(self.chunks):
                 function(block, slots, chunk, scratch)
         return (time.thread_time() - start) / repeat
+
+
+def _numbers(view: View) -> np.ndarray:
+    """Memory for a view whose strides are not negative."""
+    extent = 1 + sum((number(n) - 1) * number(step) for n, step in zip(view.shape, view.strides, strict=True))
+    spread = 1 if view.dtype.is_float else 100
+    numbers = spread * np.abs(np.random.default_rng(0).standard_normal(extent, np.float32)).clip(0, 1)
+    return _aligned(numbers.astype(view.dtype.numpy))
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:

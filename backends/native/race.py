@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import TypeVar
 
 Way = TypeVar("Way")
@@ -13,12 +14,10 @@ LEAST_ROUNDS = 2
 CLIMBS = 3  # times that the neighbours of the best are looked at
 
 
-def climb(
-    start: Way, neighbours: Callable[[Way], Sequence[Way]], measure: Callable[[Way], float], runs: int
-) -> tuple[Way, int]:
-    """The best way found from `start` on, and how often `measure` was called: at most `runs` times. Other ways win only
-    by MARGIN, twice: over the best before, and over `start` at the end."""
-    kept = min(2 * ROUNDS, runs // 3)  # for the end
+def climb(start: Way, neighbours: Callable[[Way], Sequence[Way]], measure: Callable[[Way], float], runs: int) -> Way:
+    """The best way found from `start` on by at most `runs` calls of `measure`. Other ways win only by MARGIN, twice:
+    over the best before, and over `start` at the end, there by the median too."""
+    kept = min(2 * ROUNDS, max(2, runs // 3))  # for the end
     best, left, tried = start, runs - kept, {start}
     for _ in range(CLIMBS):
         fresh = [way for way in neighbours(best) if way not in tried][: max(0, left // LEAST_ROUNDS - 1)]
@@ -30,10 +29,12 @@ def climb(
         if found == best:
             break
         best = found
-    if best != start:
-        best, spent = race([start, best], measure, kept)
-        left -= spent
-    return best, runs - kept - left
+    if best == start:
+        return start
+    pairs = [(measure(start), measure(best)) for _ in range(kept // 2)]
+    before, after = zip(*pairs, strict=True)
+    holds = min(after) < (1 - MARGIN) * min(before) and median(after) < median(before)
+    return best if holds else start
 
 
 def race(ways: Sequence[Way], measure: Callable[[Way], float], runs: int) -> tuple[Way, int]:

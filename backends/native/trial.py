@@ -25,7 +25,7 @@ from compiler.dims import Size
 from compiler.kernels import KernelCall, View
 
 RUN_NS = 200_000  # what a run should take, where one call takes less
-MOST_CALLS = 256  # in a run
+MOST_CALLS = 64  # in a run, so that their arguments stay in L1
 COLD_BYTES = 128 << 20  # of weights to cycle through
 MOST_BYTES = 1 << 30  # of operands; larger products are not tried
 FILLING = 0x3F  # bytes of it are a small normal number in every float type

@@ -122,7 +122,7 @@ class Tuning:
         def measure(choice: Choice) -> float:
             return trial.nanoseconds(untuned if choice == start else problem.cut(choice))
 
-        best, _ = climb(start, neighbours, measure, runs)
+        best = climb(start, neighbours, measure, runs)
         return UNTUNED if best == start else best.words()
 
     def _best_grid(
@@ -152,7 +152,7 @@ class Tuning:
                 add(grid)
         except MemoryError:
             return UNTUNED
-        best, _ = climb(start, lambda grid: others if grid == start else [], measure, runs)
+        best = climb(start, lambda grid: others if grid == start else [], measure, runs)
         return UNTUNED if best == start else (best.rows, best.columns)
 
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -13,6 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import runtime
+from backends.native import tuning
+from backends.native.cache import ObjectCache
+from backends.native.choices import Choices
 from runtime import cli
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -106,3 +110,11 @@ def test_python_m_runtime_is_the_same_command() -> None:
     done = subprocess.run([sys.executable, "-m", "runtime", "compile"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "usage: sansuan compile" in done.stderr
+
+
+def test_tuning_runs_the_model_once(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with mock.patch.object(tuning, "runs_for", lambda ns: 0):
+        assert cli.main(["compile", model, "--tune", "--size", "batch=40"]) == 0
+    found = Choices(runtime.target(), ObjectCache(tmp_path / "sansuan")).known()
+    assert [question.split()[0] for question in found] == ["cut"]
