@@ -1,4 +1,4 @@
-"""Tuning: what is measured and when, what is remembered where, and that programs use it. Nothing depends on time here."""
+"""Tuning: what is measured and when, what is remembered where, and that programs use it. Nothing here is timed."""
 
 from __future__ import annotations
 
