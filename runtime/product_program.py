@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ from backends.native.arena import ArenaPool
 from backends.native.executable import Executable
 from backends.native.plan import Plan
 from backends.native.target import host
+from compiler import dims
 from compiler.builder import Builder
 from compiler.dims import Size
 from compiler.dtypes import DType
 from compiler.errors import DtypeError
 from compiler.expr import arg, cast
 from compiler.ir import Value
+from compiler.lowering.products import lower_matmul
+from compiler.lowering.split_k import Cut, cut_of
 from compiler.passes.lower import Lowering
 from compiler.pipeline import optimize
 from compiler.types import TensorType
@@ -53,26 +57,35 @@ def plan_product(a: np.ndarray, b: np.ndarray, types: ProductTypes, options: Opt
     if found is None:
         layout = lay_out(a, b)
         assert isinstance(layout, Layout), "operands are readable"
-        executable = _program(layout.form, types, options)
-        plan = executable.plan_under(_sizes(layout)).plan
+        cut = cut_of(prod(axis.extent for axis in layout.batch), layout.m, layout.k, layout.n)
+        executable = _program(layout.form, types, options, _named(cut))
+        plan = executable.plan_under(_sizes(layout, cut)).plan
         plan.kept = (*plan.kept, executable)  # whose counters it adds to
         found = executable, plan
         _plans.put(key, found)
     return ReadyProduct(*found, (a, b))
 
 
-def _sizes(layout: Layout) -> dict[str, int]:
+def _named(cut: Cut | None) -> Cut | None:
+    """A cut along K of any such sizes."""
+    return cut and Cut(dims.symbol("chunks"), dims.symbol("rest") if cut.rest else 0)
+
+
+def _sizes(layout: Layout, cut: Cut | None) -> dict[str, int]:
     sizes = {
         "m": layout.m, "k": layout.k, "n": layout.n, "left_step": layout.left_step, "right_step": layout.right_step,
     }  # fmt: skip
+    if cut is not None:
+        sizes |= {"chunks": dims.evaluate(cut.chunks, {}), "rest": dims.evaluate(cut.rest, {})}
     for i, axis in enumerate(layout.batch):
         sizes |= {f"batch{i}": axis.extent, f"left_batch{i}": axis.left, f"right_batch{i}": axis.right}
     return sizes
 
 
 @lru_cache(maxsize=256)
-def _program(form: Form, types: ProductTypes, options: Options) -> Executable:
-    """The compiled product. Its inputs are a and b in this order, whichever is the left factor."""
+def _program(form: Form, types: ProductTypes, options: Options, cut: Cut | None) -> Executable:
+    """The compiled product. Its inputs are a and b in this order, whichever is the left factor. cut: how it is shared
+    out over K, by named sizes; None: it is not."""
     b = Builder()
     names = ("right", "left") if form.swapped else ("left", "right")
     ends = {"left": ("m", "k"), "right": ("k", "n")}
@@ -93,7 +106,10 @@ def _program(form: Form, types: ProductTypes, options: Options) -> Executable:
     for side, value in inputs.items():  # inputs are dense to a graph; these lie anywhere
         low.views[value.name] = replace(low.views[value.name], strides=_strides(b, form, side))
     for node in graph.nodes:
-        low.lower_node(node)
+        if node.op == "matmul" and cut is not None:
+            lower_matmul(node, low, cut)
+        else:
+            low.lower_node(node)
     return Executable(low.finish(), host(), options, ARENAS)
 
 

@@ -11,7 +11,9 @@ from compiler.dtypes import DType
 from compiler.expr import Expr, arg, cast, index, stat, transform
 from compiler.ir import Node
 from compiler.kernels import GENERAL, AttentionSpec, GemmSpec, View
+from compiler.lowering import split_k
 from compiler.lowering.axes import collapse, stride_class
+from compiler.lowering.split_k import Cut
 
 if TYPE_CHECKING:
     from compiler.passes.lower import Lowering
@@ -34,8 +36,9 @@ def is_byte_product(a: DType, b: DType, acc: DType | None) -> bool:
     return acc == dtypes.int32 and are_bytes(a, b)
 
 
-def lower_matmul(node: Node, low: Lowering) -> None:
-    """C = A @ B with its epilogue. A constant left operand becomes the packed right one of the transposed product."""
+def lower_matmul(node: Node, low: Lowering, cut: Cut | None = None) -> None:
+    """C = A @ B with its epilogue. A constant left operand becomes the packed right one of the transposed product. cut:
+    see emit_gemm."""
     a, b = (low.view(v) for v in node.inputs[:2])
     shape = node.output.type.shape
     extras = [low.broadcast_view(v, shape) for v in node.inputs[2:]]
@@ -53,7 +56,7 @@ def lower_matmul(node: Node, low: Lowering) -> None:
     batch = shape[:-2]
     a = views.broadcast(with_unit_depth(low, a), (*batch, *a.shape[-2:]))
     b = views.broadcast(b, (*batch, *b.shape[-2:]))
-    emit_gemm(low, a, b, extras, outs, epilogue, acc)
+    emit_gemm(low, a, b, extras, outs, epilogue, acc, cut)
 
 
 def _flipped(view: View) -> View:
@@ -97,11 +100,26 @@ def emit_gemm(
     outs: Sequence[View],
     epilogue: Sequence[Expr],
     acc: DType,
+    cut: Cut | None = None,
 ) -> None:
-    """One product on views [batch.., M, K], [batch.., K, N], [batch.., M, N] with matching batch axes."""
+    """One product on views [batch.., M, K], [batch.., K, N], [batch.., M, N] with matching batch axes. cut: how it
+    is shared out over K, where known sizes do not say."""
     if any(size == 0 for size in outs[0].shape):
         return
     a, b, extras, outs = fold_batch(with_unit_depth(low, a), b, list(extras), list(outs))
+    cut = cut or split_k.cut_of_views(a, outs[0], epilogue)
+    if cut is None:
+        _emit_one(low, a, b, extras, outs, epilogue, acc)
+        return
+    sums = split_k.partial_sums(low, cut, outs[0].shape, acc)
+    for left, right, part in split_k.parts(cut, a, b, sums):
+        _emit_one(low, left, right, [], [part], (arg(0, acc),), acc)
+    split_k.add_up(low, sums, extras, outs, epilogue)
+
+
+def _emit_one(
+    low: Lowering, a: View, b: View, extras: list[View], outs: list[View], epilogue: Sequence[Expr], acc: DType
+) -> None:
     low.call(gemm_spec(low, a, b, extras, outs, epilogue, acc, len(a.shape) - 2), [a, b, *extras], outs)
 
 
