@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -70,9 +70,15 @@ def multiply(
     ends: np.ndarray | None = None,
     fill: int = 0,
     status: int = 0,
+    spec: GemmSpec | None = None,
+    depth_known: bool = True,
+    out_orders: Sequence[Sequence[int] | None] | None = None,
+    place: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, ...]:
     """Run the product; every output lies between canaries that are checked. `symbolic`: select the kernel as if M and
-    N were not known; `ends`: of groups of rows; `status`: what the kernel must report."""
+    N were not known, and K neither without `depth_known`; `ends`: of groups of rows; `status`: what the kernel must
+    report. `spec`: what is asked for, if it is not to be read off the arrays; `out_orders`: an order for each output;
+    `place`: puts outputs and packed weights where they shall lie, instead of between canaries."""
     target = target or host()
     batch = np.broadcast_shapes(a.shape[: b.ndim - 2], b.shape[:-2]) if ends is None else ()
     if ends is None:
@@ -81,25 +87,34 @@ def multiply(
     shape = tuple(shape or (*batch, a.shape[-2], b.shape[-1]))
     operands = [np.broadcast_to(o, shape) for o in operands]
     kinds = [e.dtype.numpy for e in epilogue] or [accumulator_of(b.dtype).numpy]
-    outs = [harness.guarded(shape, kind, out_order) for kind in kinds]
-    spec = spec_of(a, b, operands, [out for out, _ in outs], epilogue, constant, window, ends, fill)
+    orders = out_orders or [out_order] * len(kinds)
+    guarded = [harness.guarded(shape, kind, order) for kind, order in zip(kinds, orders, strict=True)]
+    outs = [place(out) if place else out for out, _ in guarded]
+    spec = spec or spec_of(a, b, operands, outs, epilogue, constant, window, ends, fill)
     read = [a, b, *operands, *([] if ends is None else [ends])]
-    arrays = [*read, *(out for out, _ in outs)]
+    arrays = [*read, *outs]
     views = [harness.view_of(array, f"b{i}") for i, array in enumerate(arrays)]
     reads, writes = tuple(views[: len(read)]), tuple(views[len(read) :])
     call = KernelCall(spec, reads, writes, tuple(params))
     if symbolic:
         unknown = (*shape[:-2], symbol("m"), symbol("n"))
         asked = replace(call, writes=tuple(replace(view, shape=unknown) for view in writes))
+        if not depth_known:
+            deep = (
+                replace(reads[0], shape=(*a.shape[:-1], symbol("k"))),
+                replace(reads[1], shape=(*b.shape[:-2], symbol("k"), b.shape[-1])),
+            )
+            asked = replace(asked, reads=(*deep, *reads[2:]))
     kernel = _kernel(gemm.select(asked if symbolic else call, target))
     for packed in kernel.packed_reads(call):
-        arrays[packed] = kernel.pack(call, packed, arrays[packed])
+        panels = kernel.pack(call, packed, arrays[packed])
+        arrays[packed] = place(panels) if place else panels
     planned = kernel.arguments(call, int, threads)
     memory = {view.buffer: array for view, array in zip(views, arrays, strict=True)}
     assert harness.execute(kernel, target, planned, memory) == status
-    for _, guards in outs:
+    for _, guards in guarded:
         harness.assert_guards(guards)
-    return tuple(out for out, _ in outs)
+    return tuple(outs)
 
 
 @cache

@@ -1,31 +1,36 @@
-"""Products of 8- and 16-bit operands on every unit this machine can run, forced one by one: layouts, sizes, K blocks,
-sums for zero points, windows; s32 exact, floats as the unit's meaning says."""
+"""Products of 8- and 16-bit operands, forced on units of every sign and width: sizes, zero points from sums, windows;
+s32 exact, floats as the unit's meaning says. Fences, special values, cuts and layouts are in test_gemm_*.py."""
 
 from __future__ import annotations
-
-import itertools
-from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from backends.native import gemm, units
+from backends.native import gemm
 from backends.native.blocking import Blocking
-from backends.native.target import host
-from backends.native.units import MatrixUnit, generic
-from compiler import canonical, dtypes
-from compiler.expr import Expr, arg, cast, stat
-from compiler.mathlib.exact import fma32
+from backends.native.units import MatrixUnit
+from compiler import dtypes
+from compiler.kernels import BROADCAST, UNIT, GemmSpec
+from tests.backends.native.forced import (
+    DIRECT,
+    FAMILIES,
+    FRESH,
+    OF_BYTES,
+    PACKED,
+    RUN_HERE,
+    SPECIFIC,
+    defined,
+    draw,
+    name_of,
+    use,
+    zero_points,
+)
 from tests.backends.native.harness import assert_same
 from tests.backends.native.products import multiply
 
-RNG = np.random.default_rng(20261128)
-ALL = (*units.ORDERED, *generic.units(host().vector), *generic.units(16))
-RUN_HERE = [unit for unit in ALL if unit.acc != unit.a and not unit.missing(host())]
-OF_BYTES = [unit for unit in RUN_HERE if unit.acc.is_integer]
-LAYOUTS = ("row", "column", "general")
-KNOWN = [(1, 200, 37), (9, 33, 6)]  # a kernel each
+NARROW = [unit for unit in RUN_HERE if unit.a.bytes < 4]
+EXTRA = [unit for unit in NARROW if unit.a.bytes == 1 and unit.isa != "generic" and unit not in FAMILIES]  # other signs
 SIZES = [
     (1, 1, 1),
     (1, 200, 37),
@@ -39,118 +44,55 @@ SIZES = [
 ]
 
 
-def name_of(unit: MatrixUnit) -> str:
-    return f"{unit.name}x{unit.n}"
-
-
-def draw(shape: Sequence[int], dtype: dtypes.DType, layout: str = "row") -> np.ndarray:
-    """Random elements, of an integer's whole range or of order one, the last two axes laid out as asked."""
-    if layout == "general":
-        return draw((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2]
-    if dtype.is_integer:
-        limits = np.iinfo(dtype.numpy)
-        values = RNG.integers(limits.min, limits.max + 1, shape).astype(dtype.numpy)
-    else:
-        values = RNG.standard_normal(shape).astype(dtype.numpy)
-    return values if layout == "row" else np.ascontiguousarray(values.swapaxes(-1, -2)).swapaxes(-1, -2)
-
-
-def product(unit: MatrixUnit, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The defined result: exact in 32 bits, or one chain in FP32 (no denormals here)."""
-    if unit.acc.is_integer:
-        return a.astype(np.int32) @ b.astype(np.int32)
-    total = np.zeros((a.shape[0], b.shape[1]), np.float32)
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    for k in canonical.product_order(unit.a, a.shape[1]):
-        total = fma32(*np.broadcast_arrays(a[:, k, None], b[k], total))
-    return total
-
-
-def use(monkeypatch: pytest.MonkeyPatch, unit: MatrixUnit) -> None:
-    """Let the engine take this unit."""
-    monkeypatch.setattr(gemm, "select_unit", lambda *_: (unit, ""))
-
-
-@pytest.mark.parametrize("unit", RUN_HERE, ids=name_of)
-def test_sizes_layouts_and_forms(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("unit", [unit for unit in DIRECT if unit.a.bytes < 4], ids=name_of)
+def test_sizes(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, unit)
     for m, n, k in SIZES:
-        for a_layout, b_layout in zip(LAYOUTS, (*LAYOUTS[1:], LAYOUTS[0]), strict=True):
-            a, b = draw((m, k), unit.a, a_layout), draw((k, n), unit.b, b_layout)
-            expected = product(unit, a, b)
-            for constant in (False, True):
-                assert_same(multiply(a, b, constant=constant, symbolic=True)[0], expected)
-    for m, n, k in KNOWN:
         a, b = draw((m, k), unit.a), draw((k, n), unit.b)
-        for constant in (False, True):
-            assert_same(multiply(a, b, constant=constant)[0], product(unit, a, b))
+        expected = defined(unit, a, b)
+        for form in (FRESH, PACKED):
+            assert_same(form.run(unit, a, b, form.neutral(unit, m, n))[0], expected)
 
 
-@pytest.mark.parametrize("unit", RUN_HERE, ids=name_of)
-@pytest.mark.parametrize("constant", [False, True])
-def test_no_cut_changes_a_bit(unit: MatrixUnit, constant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("unit", [unit for unit in SPECIFIC if unit.a.bytes < 4], ids=name_of)
+def test_known_extents(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whole groups along K, for which no code copies A, and of others."""
     use(monkeypatch, unit)
-    a, b = draw((37, 75), unit.a), draw((75, 131), unit.b)
-    expected = product(unit, a, b)
-    height, width = unit.grids[0].rows * unit.m, unit.grid(131).columns * unit.n
-    for rows, columns, depth, keeps in ((1, 1, 8, True), (2, 2, 76, True), (5, 3, 24, True), (9, 9, 75, False)):
-        cut = Blocking(rows * height, columns * width, height, depth, 1, True, keeps)
-        if not keeps:
-            cut = Blocking(64, columns * width, 64, depth, 2, True, False)
-        monkeypatch.setattr(gemm, "blocking", lambda *_, cut=cut: cut)
-        assert_same(multiply(a, b, constant=constant)[0], expected)
+    for m, n, k, constant in ((1, 200, 36, True), (9, 33, 8, False), (3, 17, 6, True)):
+        a, b = draw((m, k), unit.a), draw((k, n), unit.b)
+        assert_same(multiply(a, b, constant=constant)[0], defined(unit, a, b))
 
 
-@pytest.mark.parametrize("unit", RUN_HERE, ids=name_of)
-def test_batches_broadcast(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("unit", [*OF_BYTES, *EXTRA], ids=name_of)
+def test_zero_points_from_sums(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows and columns; of bytes of all signs, packed ahead and, of one pair of signs a unit, fresh."""
     use(monkeypatch, unit)
-    for a_batch, b_batch in (((3,), (3,)), ((4,), (1,)), ((2, 3), (2, 1))):
-        a, b = draw((*a_batch, 9, 11), unit.a), draw((*b_batch, 11, 19), unit.b)
-        shape = np.broadcast_shapes(a_batch, b_batch)
-        pairs = np.broadcast_to(a, (*shape, 9, 11)), np.broadcast_to(b, (*shape, 11, 19))
-        expected = np.stack([product(unit, *(x[at] for x in pairs)) for at in np.ndindex(*shape)])
-        for constant, threads in itertools.product((False, True), (1, 2)):
-            found = multiply(a, b, constant=constant, threads=threads)[0]
-            assert_same(found, expected.reshape(*shape, 9, 19))
-
-
-def zero_point_epilogue(unit: MatrixUnit) -> tuple[Expr, ...]:
-    """The product of operands less their zero points (operands 1 and 2), from the plain product."""
-    acc = unit.acc
-    za, zb = cast(arg(1, unit.a), acc), cast(arg(2, unit.b), acc)
-    depth = Expr("extent", acc)
-    return (arg(0, acc) - za * stat(1, acc) - zb * stat(0, acc) + depth * za * zb,)
-
-
-@pytest.mark.parametrize("unit", OF_BYTES, ids=name_of)
-@pytest.mark.parametrize("per", ["tensor", "row and column"])
-def test_zero_points_from_sums(unit: MatrixUnit, per: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, unit)
-    for m, n, k in SIZES:
-        for a_layout, b_layout in (("row", "row"), ("column", "column")):
-            a, b = draw((m, k), unit.a, a_layout), draw((k, n), unit.b, b_layout)
-            za = draw((m, 1) if per != "tensor" else (1, 1), unit.a)
-            zb = draw((1, n) if per != "tensor" else (1, 1), unit.b)
+    epilogue, kinds = zero_points(unit), (unit.a, unit.b)
+    for constant in (False, True) if unit in OF_BYTES else (True,):
+        spec = GemmSpec(*kinds, unit.acc, 0, "row", "row", constant, epilogue, kinds, (BROADCAST, UNIT), (UNIT,))
+        options = {"epilogue": epilogue, "constant": constant, "spec": spec, "symbolic": True, "depth_known": False}
+        for m, n, k in SIZES:
+            a, b, za, zb = draw((m, k), unit.a), draw((k, n), unit.b), draw((m, 1), unit.a), draw((1, n), unit.b)
             expected = (a.astype(np.int32) - za) @ (b.astype(np.int32) - zb)
-            options = {"operands": [za, zb], "epilogue": zero_point_epilogue(unit)}
-            for constant in (False, True):
-                assert_same(multiply(a, b, constant=constant, symbolic=True, **options)[0], expected)
+            assert_same(multiply(a, b, operands=[za, zb], **options)[0], expected)
+        assert_same(multiply(a, b, operands=[za, zb], **options)[0], expected)
+        cut = Blocking(16, 96, 8, 24, 1, True, True)
+        with monkeypatch.context() as context:
+            context.setattr(gemm, "blocking", lambda *_, cut=cut: cut)
+            assert_same(multiply(a, b, operands=[za, zb], **options)[0], expected)
 
 
-@pytest.mark.parametrize("unit", OF_BYTES, ids=name_of)
-@pytest.mark.parametrize("constant", [False, True])
-def test_sums_over_blocks_of_k(unit: MatrixUnit, constant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("unit", [unit for unit in SPECIFIC if unit.a.bytes == 1], ids=name_of)
+def test_zero_points_of_tensors(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, unit)
-    a, b, za, zb = draw((19, 70), unit.a), draw((70, 90), unit.b), draw((19, 1), unit.a), draw((1, 90), unit.b)
-    expected = (a.astype(np.int32) - za) @ (b.astype(np.int32) - zb)
-    cut = Blocking(16, 96, 8, 24, 1, True, True)
-    monkeypatch.setattr(gemm, "blocking", lambda *_: cut)
-    found = multiply(a, b, operands=[za, zb], epilogue=zero_point_epilogue(unit), constant=constant)[0]
-    assert_same(found, expected)
+    a, b, za, zb = draw((9, 13), unit.a), draw((13, 33), unit.b), draw((1, 1), unit.a), draw((1, 1), unit.b)
+    for layout in (lambda x: x, lambda x: np.asfortranarray(x)):
+        found = multiply(layout(a), layout(b), operands=[za, zb], epilogue=zero_points(unit))[0]
+        assert_same(found, (a.astype(np.int32) - za) @ (b.astype(np.int32) - zb))
 
 
-@pytest.mark.parametrize("unit", RUN_HERE, ids=name_of)
-@pytest.mark.parametrize("channels", [3, 16, 20])
+@pytest.mark.parametrize("unit", [unit for unit in SPECIFIC if unit.a.bytes < 4], ids=name_of)
+@pytest.mark.parametrize("channels", [3, 20])
 def test_windows(unit: MatrixUnit, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, unit)
     x, b = draw((2, 6, 5, channels), unit.a), draw((9 * channels, 21), unit.b)
@@ -158,14 +100,14 @@ def test_windows(unit: MatrixUnit, channels: int, monkeypatch: pytest.MonkeyPatc
     pad = np.zeros((), x.dtype)
     if unit.acc.is_integer:
         pad = draw((1, 1), unit.a)
-        operands, epilogue, fill = [pad, draw((1, 21), unit.b)], zero_point_epilogue(unit), 1
+        operands, epilogue, fill = [pad, draw((1, 21), unit.b)], zero_points(unit), 1
     padded = np.full((2, 8, 7, channels), pad.reshape(()), x.dtype)
     padded[:, 1:-1, 1:-1] = x
     columns = np.stack([padded[:, i : i + 6, j : j + 5] for i in range(3) for j in range(3)], 3).reshape(60, -1)
     if unit.acc.is_integer:
         expected = (columns.astype(np.int32) - operands[0]) @ (b.astype(np.int32) - operands[1])
     else:
-        expected = product(unit, columns, b)
+        expected = defined(unit, columns, b)
     params = [6, 5, 3, 3, 1, 1, 1, 1, 1, 1, 6, 5]
     options = {"operands": operands, "epilogue": epilogue, "fill": fill, "params": params}
     found = multiply(x, b, constant=True, window=2, shape=(60, 21), **options)[0]
@@ -174,9 +116,7 @@ def test_windows(unit: MatrixUnit, channels: int, monkeypatch: pytest.MonkeyPatc
 
 def test_denormals_of_pairs_are_taken_and_given_as_the_unit_says(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = np.float32(2.0**-130)
-    for unit in RUN_HERE:
-        if unit.a != dtypes.bfloat16:
-            continue
+    for unit in (unit for unit in RUN_HERE if unit.a == dtypes.bfloat16):
         use(monkeypatch, unit)
         a = np.array([[tiny, 1, 2.0**-70, tiny]], ml_dtypes.bfloat16)
         b = np.array([[1], [tiny], [2.0**-64], [2.0**8]], ml_dtypes.bfloat16)
