@@ -71,11 +71,11 @@ def compare(case: Case, threads: int, rounds: int, target: Target) -> Compared:
     assert isinstance(other, gemm.GemmKernel)
     planned = [_planned(other, each) for each in calls]
     cut = tuning.cuts(planned, [other.name] * copies, number, threads).get(other.name)
-    default, pool = _untuned(kernel, call, threads), Pool()
+    default, pool = _untuned(kernel, call, threads), Pool(cold)
     chosen = cut or _untuned(other, call, threads)
-    first = Trial(kernel, _planned(kernel, call), number, threads, pool, cold)
+    first = Trial(kernel, _planned(kernel, call), number, threads, pool)
     first.calibrate(default)
-    second = Trial(other, _planned(other, call), number, threads, pool, cold)
+    second = Trial(other, _planned(other, call), number, threads, pool)
     second.calibrate(chosen)
     untuned, tuned = [], []
     for _ in range(rounds):

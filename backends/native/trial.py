@@ -33,16 +33,26 @@ STATUS_WORDS = 8
 
 
 class Pool:
-    """Memory for the weights of trials, made when first needed."""
+    """Memory for the weights of trials, made when first needed. cold: whether they come from memory, so that all trials
+    together have to go through the pool before one meets what another has read."""
 
-    def __init__(self) -> None:
+    def __init__(self, cold: bool) -> None:
+        self.cold = cold
         self._memory = aligned_empty(0)
+        self._next = 0
 
-    def at_least(self, size: int) -> np.ndarray:
-        """That many bytes or more."""
-        if self._memory.nbytes < size:
-            self._memory = _filled(size)
-        return self._memory
+    def places(self, size: int, count: int) -> list[int]:
+        """Addresses of the next `count` weights of `size` bytes."""
+        least = max(size, COLD_BYTES if self.cold else 0)
+        if self._memory.nbytes < least:
+            self._memory = _filled(least)
+        found = []
+        for _ in range(count):
+            if not self.cold or self._next + size > self._memory.nbytes:
+                self._next = 0
+            found.append(self._memory.ctypes.data + self._next)
+            self._next += align(size)
+        return found
 
 
 @dataclass(frozen=True)
@@ -62,26 +72,17 @@ class Trial:
     """One call, ready to be measured under any cut."""
 
     def __init__(
-        self,
-        kernel: GemmKernel,
-        planned: PlannedCall,
-        size: Callable[[Size], int],
-        threads: int,
-        pool: Pool,
-        cold: bool,
+        self, kernel: GemmKernel, planned: PlannedCall, size: Callable[[Size], int], threads: int, pool: Pool
     ) -> None:
-        """size: sizes to numbers; cold: whether a constant B comes from memory. Raises MemoryError for operands beyond
-        MOST_BYTES."""
+        """size: sizes to numbers. Raises MemoryError for operands beyond MOST_BYTES."""
         self.kernel, self.planned, self.threads = kernel, planned, threads
         self.call = _with_numbers(planned.call, size)
         self._counter = np.zeros(1, np.int64)
         self._memory = self._operands()
-        self._weight = align(kernel.packed_bytes(self.call, number)) if kernel.spec.constant_b else 0
+        self._weight = kernel.packed_bytes(self.call, number) if kernel.spec.constant_b else 0
         if self._weight + sum(array.nbytes for array in self._memory.values()) > MOST_BYTES:
             raise MemoryError(f"{kernel.name}: operands too large to be tried")
-        self._copies = max(1, COLD_BYTES // self._weight) if cold and self._weight else 1
-        self._pool = pool.at_least(self._copies * self._weight)
-        self._next = 0
+        self._pool = pool
         self._arena = Arena()
         self._plans: dict[Blocking, Plan] = {}
         self.repeat = 1
@@ -133,10 +134,7 @@ class Trial:
     def _table(self) -> np.ndarray:
         """The slots of a run, whose weights are those that come next."""
         bases = [array.ctypes.data for array in self._memory.values()]
-        if self._weight:
-            places = [(self._next + i) % self._copies for i in range(self.repeat)]
-            bases += [self._pool.ctypes.data + place * self._weight for place in places]
-            self._next += self.repeat
+        bases += self._pool.places(self._weight, self.repeat) if self._weight else []
         table = np.zeros(SLOT_FIRST_INPUT + len(bases) + STATUS_WORDS, np.int64)
         table[SLOT_STATUS] = table.ctypes.data + 8 * (SLOT_FIRST_INPUT + len(bases))
         table[SLOT_FIRST_INPUT : SLOT_FIRST_INPUT + len(bases)] = bases

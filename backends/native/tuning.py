@@ -51,7 +51,7 @@ class Tuning:
         different = dict(zip(likenesses, calls, strict=True))
         gemms = {likeness: p for likeness, p in different.items() if isinstance(p.call.spec, GemmSpec)}
         cold = _streams((cast(gemm.GemmKernel, p.kernel), p.call) for p in calls if isinstance(p.call.spec, GemmSpec))
-        pool, found = Pool(), dict[object, Blocking]()
+        pool, found = Pool(cold), dict[object, Blocking]()
         for likeness, planned in gemms.items():
             kernel = cast(gemm.GemmKernel, planned.kernel)
             problem = Problem(
@@ -60,7 +60,7 @@ class Tuning:
             question = cut_question(problem, kernel, planned.call, size, cold)
 
             def measured(planned: PlannedCall = planned, problem: Problem = problem) -> tuple[int, ...]:
-                return self._best_cut(planned, problem, size, pool, cold)
+                return self._best_cut(planned, problem, size, pool)
 
             choice = Choice.of_words(self._answer(question, measured))
             if choice is not None and (cut := problem.cut(choice)) != _untuned(problem):
@@ -73,7 +73,7 @@ class Tuning:
             return {}
         gemms = [call for call in calls if isinstance(call, KernelCall) and isinstance(call.spec, GemmSpec)]
         cold = _streams((gemm.select(call, self.target), call) for call in gemms)
-        pool, found = Pool(), dict[KernelCall, NativeKernel]()
+        pool, found = Pool(cold), dict[KernelCall, NativeKernel]()
         for call in gemms:
             kernel = gemm.select(call, self.target)
             if len(kernel.matrix_unit.grids) < 2 or not _is_known(call):
@@ -81,7 +81,7 @@ class Tuning:
             question = grid_question(kernel, call, threads, cold)
 
             def measured(call: KernelCall = call, kernel: gemm.GemmKernel = kernel) -> tuple[int, ...]:
-                return self._best_grid(call, kernel, threads, pool, cold)
+                return self._best_grid(call, kernel, threads, pool)
 
             grid = Grid(*answer) if len(answer := self._answer(question, measured)) == 2 else kernel.shape.grid
             if grid != kernel.shape.grid and grid in kernel.matrix_unit.grids:
@@ -100,7 +100,7 @@ class Tuning:
         return answer
 
     def _best_cut(
-        self, planned: PlannedCall, problem: Problem, size: Callable[[Size], int], pool: Pool, cold: bool
+        self, planned: PlannedCall, problem: Problem, size: Callable[[Size], int], pool: Pool
     ) -> tuple[int, ...]:
         kernel, untuned = cast(gemm.GemmKernel, planned.kernel), _untuned(problem)
         start = problem.choice_of(untuned)
@@ -114,7 +114,7 @@ class Tuning:
         if not neighbours(start):
             return UNTUNED
         try:
-            trial = Trial(kernel, planned, size, problem.threads, pool, cold)
+            trial = Trial(kernel, planned, size, problem.threads, pool)
         except MemoryError:
             return UNTUNED
         runs = runs_for(trial.calibrate(untuned))
@@ -125,9 +125,7 @@ class Tuning:
         best = climb(start, neighbours, measure, runs)
         return UNTUNED if best == start else best.words()
 
-    def _best_grid(
-        self, call: KernelCall, kernel: gemm.GemmKernel, threads: int, pool: Pool, cold: bool
-    ) -> tuple[int, ...]:
+    def _best_grid(self, call: KernelCall, kernel: gemm.GemmKernel, threads: int, pool: Pool) -> tuple[int, ...]:
         start, trials = kernel.shape.grid, dict[Grid, tuple[Trial, Blocking]]()
 
         def measure(grid: Grid) -> float:
@@ -138,7 +136,7 @@ class Tuning:
             """Make a grid ready; how long a call takes."""
             other = gemm.select(call, self.target, grid)
             address = library(self.target).load([(other, call.spec)], self._cache)[other.name]
-            trial = Trial(other, PlannedCall(call, other, address, 0), number, threads, pool, cold)
+            trial = Trial(other, PlannedCall(call, other, address, 0), number, threads, pool)
             problem = Problem(other.matrix_unit, grid, other.product(call, number), self.target, threads)
             trials[grid] = trial, _untuned(problem)
             return trial.calibrate(trials[grid][1])

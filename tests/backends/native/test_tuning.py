@@ -203,7 +203,7 @@ def test_trials_run_the_kernel(case: Case, threads: int) -> None:
     with mock.patch.object(trial, "COLD_BYTES", 1 << 20):
         call = planned(case)
         assert isinstance(call.kernel, gemm.GemmKernel)
-        tried = Trial(call.kernel, call, number, threads, Pool(), case.b == "cold")
+        tried = Trial(call.kernel, call, number, threads, Pool(case.b == "cold"))
         cut = Blocking(8, 48 * 16, 8, case.k, 1, call.kernel.spec.b_axis == "column", False)
         assert 0 < tried.calibrate(cut) < float("inf") and 1 <= tried.repeat <= trial.MOST_CALLS
         assert 0 < tried.nanoseconds(cut) < float("inf")
@@ -218,9 +218,18 @@ def test_trials_share_the_rows_among_groups() -> None:
     )
     call = planned(CASE, KernelCall(spec, reads, (View("c", float32, (40, 50), (50, 1)),)))
     assert isinstance(call.kernel, gemm.GemmKernel)
-    tried = Trial(call.kernel, call, number, 1, Pool(), False)
+    tried = Trial(call.kernel, call, number, 1, Pool(False))
     assert tried._memory["ends"].view(np.int64)[:3].tolist() == [13, 26, 40]
     assert 0 < tried.calibrate(Blocking(8, 48, 8, 30, 1, False, False)) < float("inf")
+
+
+def test_cold_weights_are_others_until_the_pool_has_been_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "COLD_BYTES", 1000)
+    cold, warm = Pool(True), Pool(False)
+    first = cold.places(300, 1)[0]
+    assert [place - first for place in (*cold.places(300, 1), *cold.places(200, 2))] == [320, 640, 0]
+    assert len(set(warm.places(300, 3))) == 1
+    assert len(set(cold.places(5000, 2))) == 1, "there is room for one"
 
 
 def test_what_is_too_large_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
