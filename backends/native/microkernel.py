@@ -78,7 +78,7 @@ class MicroKernel:
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         words, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n = function.args
         frame = Frame(builder, words)
-        accs = self._start(builder, frame, tile, resume, n)
+        accs = self._start(builder, frame, depth, tile, resume, n)
         if self.direct:
             with builder.if_then(finish):
                 self._expect_results(builder, frame, m, n)
@@ -107,7 +107,7 @@ class MicroKernel:
         return i * self.unit.m * self.tile_row + self._column(j) * self.unit.acc.bytes
 
     def _start(
-        self, builder: ir.IRBuilder, frame: Frame, tile: ir.Value, resume: ir.Value, n: ir.Value
+        self, builder: ir.IRBuilder, frame: Frame, depth: ir.Value, tile: ir.Value, resume: ir.Value, n: ir.Value
     ) -> list[ir.Value | int]:
         cells = list(enumerate(self._cells()))
         unit = self.unit
@@ -121,7 +121,11 @@ class MicroKernel:
                 return [unit.zero(builder, c) for c, _ in cells]
             size = unit.acc.bytes
             sums = move(builder, builder.inttoptr(frame.get("column_sums"), POINTER), builder.mul(n, I64(size)))
-            return [unit.start(builder, c, move(builder, sums, I64(self._column(j) * size))) for c, (_, j) in cells]
+            # Rows behind the last group multiply nothing, whatever the sums of the first group's B are.
+            nothing = builder.icmp_signed("==", depth, I64(0))
+            begun = [unit.start(builder, c, move(builder, sums, I64(self._column(j) * size))) for c, (_, j) in cells]
+            zeros = [unit.zero(builder, c) for c, _ in cells]
+            return [builder.select(nothing, zero, acc) for zero, acc in zip(zeros, begun, strict=True)]
 
         if unit.acc_type is not None:
             return list(when(builder, resume, stored, cleared))

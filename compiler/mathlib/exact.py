@@ -42,7 +42,10 @@ def fma64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     negligible = (addend >= _TINY) & (size < addend * 2.0**-150)
     ordinary = (size >= _TINY) & (size <= _HUGE) & (addend <= _HUGE) & ((addend >= _TINY) | (c == 0))
     ordinary &= (np.abs(a) < _HUGE) & (np.abs(b) < _HUGE)
-    result = np.where(plain, product + c, np.where(negligible, c, _sum_of_three(a, b, product, c)))
+    # An infinite addend stays what it is beside a finite product, however far that overflows.
+    infinite = np.isinf(c) & np.isfinite(a) & np.isfinite(b)
+    simple = np.where(infinite, c, product + c)
+    result = np.where(plain, simple, np.where(negligible, c, _sum_of_three(a, b, product, c)))
     rest = ~(plain | negligible | ordinary)
     if rest.any():
         result[rest] = [_rational_fma(*v) for v in zip(a[rest], b[rest], c[rest], strict=True)]
