@@ -60,6 +60,11 @@ class Product:
     groups: int = 1
     sums_b: bool = False
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to multiply."""
+        return 0 in (self.batch, self.m, self.n, self.k)
+
 
 @lru_cache(maxsize=1024)
 def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, threads: int) -> Blocking:

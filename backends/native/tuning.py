@@ -57,6 +57,8 @@ class Tuning:
             problem = Problem(
                 kernel.matrix_unit, kernel.shape.grid, kernel.product(planned.call, size), self.target, threads
             )
+            if problem.product.is_empty:
+                continue
             question = cut_question(problem, kernel, planned.call, size, cold)
 
             def measured(planned: PlannedCall = planned, problem: Problem = problem) -> tuple[int, ...]:
@@ -76,7 +78,7 @@ class Tuning:
         pool, found = Pool(cold), dict[KernelCall, NativeKernel]()
         for call in gemms:
             kernel = gemm.select(call, self.target)
-            if len(kernel.matrix_unit.grids) < 2 or not _is_known(call):
+            if len(kernel.matrix_unit.grids) < 2 or not _is_known(call) or kernel.product(call, number).is_empty:
                 continue
             question = grid_question(kernel, call, threads, cold)
 

@@ -94,6 +94,13 @@ def test_a_question_is_measured_once_and_remembered(tmp_path: Path, fake: type[F
     assert fake.made == 3
 
 
+def test_products_of_nothing_are_not_asked_about(fake: type[FakeTrial]) -> None:
+    tuned = Tuning(host(), None, measures=True)
+    for case in (replace(CASE, m=0), replace(CASE, n=0), replace(CASE, k=0)):
+        assert not cuts(tuned, planned(case)) and not tuned.kernels([call_of(case)], 1)
+    assert fake.made == 0
+
+
 def test_without_a_cache_choices_last_as_long_as_the_program(fake: type[FakeTrial]) -> None:
     tuned = Tuning(host(), None, measures=True)
     assert cuts(tuned, planned(CASE)) == cuts(tuned, planned(CASE)) and fake.made == 1
