@@ -23,6 +23,10 @@ PACK_CYCLES = 0.25  # per packed element
 READ_CYCLES = 0.02  # per element of A and B that an item passes over
 COLD_CYCLES = 0.1  # per element of an item's first panel, which nothing prefetched
 LEAST_ROWS = 128  # of a block
+STRIP_BLOCKS = 2  # row blocks of a strip of C that is written row by row
+LONG_ROW = 2048  # bytes of a row of C
+PLACED_BLOCKS = 16  # row blocks up to which a row-major fresh B is read in place
+PLACED_BYTES = 512  # of its rows: up to here always
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,9 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     """The cut for one product on `threads` threads."""
     mr, nr = grid.rows * unit.m, grid.columns * unit.n
     batch, m, n, k = max(product.batch, 1), max(product.m, 1), max(product.n, 1), max(product.k, 1)
-    # Packing a panel pays once it is read often.
-    pack_b = product.fresh_b and (must_pack(unit, product) or m > 4 * mr * product.groups)
+    # Packing a panel pays once it is read often; narrow rows lie densely anyway.
+    pays = m > PLACED_BLOCKS * mr * product.groups and n * unit.b.bytes > PLACED_BYTES
+    pack_b = product.fresh_b and (must_pack(unit, product) or pays)
     columns_ns = k * -(-n // nr) * nr / (unit.n * unit.k * 2 * GIGAHERTZ)  # one row of A against all of B
     read_ns = k * n * unit.b.bytes * min(product.groups, m) / BYTES_PER_NS
     total_ns = batch * max(-(-m // unit.m) * columns_ns, read_ns)
@@ -91,6 +96,8 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     items = batch * -(-m // item_rows) * -(-n // item_columns)
     per_chunk = -(-items // max(1, min(chunks, items)))
     block_rows = _block_rows(unit, product, target, item_rows, mr, nr)
+    if _is_written_by_rows(unit, product, target, min(item_columns, n)):
+        block_rows = min(block_rows, STRIP_BLOCKS * mr)
     depth = _depth(unit, product, target, nr)
     return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, pack_b, pack_b and block_rows < item_rows)
 
@@ -128,6 +135,14 @@ def _block_rows(unit: MatrixUnit, product: Product, target: Target, item_rows: i
     rows = (target.l2 * 3 // 4 - panels) // max(product.k * unit.left.bytes, 1)
     most = max(rows // mr, LEAST_ROWS // mr, 1) * mr
     return share(item_rows, -(-item_rows // most), mr)
+
+
+def _is_written_by_rows(unit: MatrixUnit, product: Product, target: Target, columns: int) -> bool:
+    """Whether a few rows at a time should pass over all panels: these are packed and so few that they stay in L2, and
+    the rows of C so long that a strip as wide as a panel would touch a page for each."""
+    if product.fresh_b or product.gathers or product.segment > 1 or product.groups > 1:
+        return False
+    return columns * product.k * unit.b.bytes <= target.l2 // 4 and columns * unit.acc.bytes >= LONG_ROW
 
 
 def share(extent: int, parts: int, multiple: int) -> int:

@@ -81,7 +81,7 @@ def test_the_size_of_l2_decides_the_rows_of_a_block() -> None:
 
 
 def test_what_an_item_keeps_of_a_fresh_b_fits_the_last_level_cache() -> None:
-    for m, n, k in ((4096, 4096, 4096), (1024, 1024, 1024), (64, 100_000, 512), (500, 20, 100_000)):
+    for m, n, k in ((4096, 4096, 4096), (1024, 1024, 1024), (264, 100_000, 512), (500, 200, 100_000)):
         cut = cut_of(m, n, k, 1, fresh=True)[1]
         panel = UNIT.grid(n).columns * UNIT.n
         assert cut.item_columns == panel or cut.item_columns * k * 4 <= TARGET.l3 // 2 + panel * k * 4
