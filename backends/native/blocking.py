@@ -24,7 +24,10 @@ READ_CYCLES = 0.02  # per element of A and B that an item passes over
 COLD_CYCLES = 0.1  # per element of an item's first panel, which nothing prefetched
 LEAST_ROWS = 128  # of a block
 STRIP_BLOCKS = 2  # row blocks of a strip of C that is written row by row
-LONG_ROW = 2048  # bytes of a row of C
+LONG_ROW = 2048  # bytes of a row of B or C
+SLAB_ROWS = 16
+SLAB_CACHES = 4  # times L2: from there on a fresh B is read in slabs
+SLAB_PANELS = 4  # how far ahead of a panel its slab is prefetched
 PLACED_BLOCKS = 16  # row blocks up to which a row-major fresh B is read in place
 PLACED_BYTES = 512  # of its rows: up to here always
 
@@ -100,6 +103,15 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
         block_rows = min(block_rows, STRIP_BLOCKS * mr)
     depth = _depth(unit, product, target, nr)
     return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, pack_b, pack_b and block_rows < item_rows)
+
+
+def slab_rows(unit: MatrixUnit, grid: Grid, product: Product, target: Target) -> int:
+    """Rows of a slab of K where slabs go outermost, over all panels; else 0. Few rows of A read each element of a fresh
+    row-major B once: panel by panel every row of B would be another page, and few lines of it."""
+    few = product.m <= grid.rows * unit.m and product.groups == 1 and product.segment == 1
+    plain = product.fresh_b and product.unit_b and not product.sums_b and unit.in_place
+    row = product.n * unit.b.bytes
+    return SLAB_ROWS if few and plain and row >= LONG_ROW and product.k * row > SLAB_CACHES * target.l2 else 0
 
 
 def must_pack(unit: MatrixUnit, product: Product) -> bool:

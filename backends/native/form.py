@@ -13,11 +13,14 @@ from compiler.kernels import GemmSpec
 
 # The argument words before the operands, in order. Offsets are of scratch, in bytes: `rows_offset` of rows of A
 # (gathered or copied, `pitch` bytes apart) or their addresses, `a_offset` of packed A or a row of padding, `row_sums`
-# and `column_sums` of a block's and an item's sums. `total`: bytes from the tiles of a K block's chains to those of the
-# chunks before. `segment`: elements of K that lie side by side in A.
+# and `column_sums` of a block's and an item's sums. `slab`: rows of K that pass over all panels before the next do;
+# `ahead`: bytes to prefetch behind rows of B that are packed or read in slabs. `k_step`: bytes of a row of a panel
+# packed in the call, 0 if its slabs follow one another in one place. `tile_step` and `panel_step`: from tile to tile
+# that wait for the next K block. `total`: bytes from the tiles of a K block's chains to those of the chunks before.
+# `segment`: elements of K that lie side by side in A.
 HEADER = ("items", "items_per_chunk", "m_items", "n_items", "item_rows", "item_columns", "block_rows", "m", "n", "k",
-          "depth", "pack_b", "b_offset", "b_step", "copy_a", "pack_a", "rows_offset", "pitch", "a_offset", "tile_step",
-          "total", "segment", "row_sums", "column_sums")  # fmt: skip
+          "depth", "slab", "ahead", "pack_b", "b_offset", "b_step", "k_step", "copy_a", "pack_a", "rows_offset",
+          "pitch", "a_offset", "tile_step", "panel_step", "total", "segment", "row_sums", "column_sums")  # fmt: skip
 
 
 @dataclass(frozen=True)

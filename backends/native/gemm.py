@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 from llvmlite import ir
 
-from backends.native.blocking import Blocking, Product, blocking
+from backends.native.blocking import SLAB_PANELS, Blocking, Product, blocking, slab_rows
 from backends.native.form import HEADER, Shape
 from backends.native.gather import window_words
 from backends.native.gemm_shape import deserves_packing, shape_of
@@ -115,19 +115,24 @@ class GemmKernel:
         product = self.product(call, size)
         m, n, k, segment = product.m, product.n, product.k, size(a.shape[-1])
         cut = cut or blocking(unit, self.shape.grid, product, self.target, threads)
+        slab = slab_rows(unit, self.shape.grid, product, self.target)
+        cut = replace(cut, depth=slab) if slab else cut
         items = cut.items(m, n, prod(batch))
         copies = self.shape.copies_a and self._is_scattered(a, k, size)
         packs = self.shape.packs_a and (not unit.in_place or deserves_packing(m, n, k * spec.a.bytes, self.target))
-        parts = self._scratch(cut, k, segment, copies, packs)
+        parts = self._scratch(cut, k, segment, copies, packs, bool(slab))
         tile, packed_b, gathered, packed_a, row_sums, _ = parts
         header = {
             "items": items, "items_per_chunk": cut.items_per_chunk,
             "m_items": -(-m // cut.item_rows), "n_items": -(-n // cut.item_columns),
             "item_rows": cut.item_rows, "item_columns": cut.item_columns, "block_rows": cut.block_rows,
-            "m": m, "n": n, "k": k, "depth": cut.depth, "pack_b": int(cut.pack_b), "b_offset": tile,
-            "b_step": self._panel_bytes(k) if cut.keeps_b else 0, "copy_a": int(copies), "pack_a": int(packs),
+            "m": m, "n": n, "k": k, "depth": cut.depth, "slab": slab or max(k, 1),
+            "ahead": self.width * spec.b.bytes * (SLAB_PANELS if slab else 1), "pack_b": int(cut.pack_b),
+            "b_offset": tile, "b_step": self._panel_bytes(k) if cut.keeps_b else 0,
+            "k_step": 0 if slab else self.width * spec.b.bytes, "copy_a": int(copies), "pack_a": int(packs),
             "rows_offset": tile + packed_b, "pitch": self._pitch(k), "a_offset": tile + packed_b + gathered,
             "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0,
+            "panel_step": self.width * unit.acc.bytes * self.shape.grid.rows * unit.m if slab else 0,
             "total": tile // 2 if self._in_chunks(k) else 0, "segment": segment,
             "row_sums": tile + packed_b + gathered + packed_a,
             "column_sums": tile + packed_b + gathered + packed_a + row_sums,
@@ -171,12 +176,15 @@ class GemmKernel:
         """Bytes from row to row of A in scratch."""
         return -(-k // self.matrix_unit.k) * self.matrix_unit.k * self.matrix_unit.left.bytes
 
-    def _scratch(self, cut: Blocking, k: int, segment: int, copies: bool, packs: bool) -> tuple[int, ...]:
+    def _scratch(
+        self, cut: Blocking, k: int, segment: int, copies: bool, packs: bool, in_slabs: bool
+    ) -> tuple[int, ...]:
         """Bytes for tiles, for packed panels of fresh B, for rows of A gathered or copied or their addresses, for
         packed panels of A or a row of padding, for sums of rows, for sums of columns."""
         unit, grid = self.matrix_unit, self.shape.grid
         rows = max(grid.rows * unit.m, cut.block_rows if cut.depth < k else 0)
         few = (count * panels_beside(grid, count) * self.width for count in self.shape.few)
+        rows *= -(-cut.item_columns // self.width) if in_slabs else 1
         tile = max([rows * self.width, *few]) * unit.acc.bytes * (2 if self._in_chunks(k) else 1)
         panels = -(-cut.item_columns // self.width) if cut.keeps_b else 1
         packed_b = 0 if self.spec.constant_b else panels * self._panel_bytes(k)

@@ -32,7 +32,10 @@ def panels_beside(grid: Grid, rows: int) -> int:
 def panel_groups(kernel: MacroKernel) -> ir.Value:
     """Multiply an item of few rows with whole groups of whole panels; the column where that ended."""
     context, builder = kernel.context, kernel.context.builder
-    in_panels = I1(1) if context.spec.constant_b else builder.icmp_signed("==", context.word["pack_b"], I64(0))
+    in_panels: ir.Value = I1(1)
+    if not context.spec.constant_b:
+        in_place = builder.icmp_signed("==", context.word["pack_b"], I64(0))
+        in_panels = builder.and_(in_place, builder.icmp_signed(">=", context.word["slab"], context.word["k"]))
     done: ir.Value = kernel.n_first
     for rows in context.shape.few:
         here = builder.and_(in_panels, builder.icmp_signed("==", kernel.rows, I64(rows)))

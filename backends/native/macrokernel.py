@@ -1,11 +1,13 @@
 """The macro-kernel: the loops over items, panels, K blocks and rows around the micro-kernels of one GEMM kernel.
 
-    item (batch, m range, n range) > M block > B panel > K block > rows > micro-kernel
+    item (batch, m range, n range) > M block > slab of K > B panel > K block > rows > micro-kernel
 
 A is read in place (or gathered into scratch), so a block of rows, which L2 holds, passes once for every B panel. While
 it does, the next panel is prefetched a line a k-step: spread over the rows, it arrives from memory without a burst.
 With several K blocks the partial accumulators wait in scratch and are resumed, so every element stays one chain over
 ascending k, up to the chunks that canonical.PRODUCT_CHUNK cuts float chains into: their sums are added up in scratch.
+A slab is all of K, or where few rows meet a fresh row-major B, a few of its rows: then B is read nearly in the order it
+lies in.
 """
 
 from __future__ import annotations
@@ -143,14 +145,21 @@ class MacroKernel:
         row_blocks = builder.udiv(builder.add(self.rows, builder.sub(largest, I64(1))), largest)
         self.right.block(is_first, row_blocks)
         start = panel_groups(self) if self.context.shape.few else self.n_first
-        counted_loop(builder, start, self.n_end, I64(self.right.width), [], self._panel)
+        # A product over nothing still has an epilogue: one empty K block.
+        word = self.context.word
+        end = builder.select(builder.icmp_signed(">", word["k"], I64(0)), word["k"], I64(1))
 
-    def _panel(self, n: ir.Value, _: Values) -> Values:
-        """All rows of the block against the panel at column n, K block by K block."""
+        def slab(k: ir.Value, _: Values) -> Values:
+            stop = smaller(builder, end, builder.add(k, word["slab"]))
+            counted_loop(builder, start, self.n_end, I64(self.right.width), [], lambda n, _: self._panel(n, k, stop))
+            return []
+
+        counted_loop(builder, I64(0), end, word["slab"], [], slab)
+
+    def _panel(self, n: ir.Value, start: ir.Value, stop: ir.Value) -> Values:
+        """All rows of the block against rows [start, stop) of the panel at column n, K block by K block."""
         builder, word, shape = self.context.builder, self.context.word, self.context.shape
         valid = smaller(builder, I64(self.right.width), builder.sub(self.n_end, n))
-        # A product over nothing still has an epilogue: one empty K block.
-        end = builder.select(builder.icmp_signed(">", word["k"], I64(0)), word["k"], I64(1))
 
         def block(k: ir.Value, _: Values) -> Values:
             depth = smaller(builder, word["depth"], builder.sub(word["k"], k))
@@ -159,7 +168,7 @@ class MacroKernel:
             self._narrowest(shape.columns, valid, lambda c: self._row_blocks(n, k, valid, depth, b, last, c))
             return []
 
-        counted_loop(builder, I64(0), end, word["depth"], [], block)
+        counted_loop(builder, start, stop, word["depth"], [], block)
         return []
 
     def _narrowest(self, columns: tuple[int, ...], valid: ir.Value, body: Callable[[int], None]) -> None:
@@ -186,10 +195,12 @@ class MacroKernel:
         resume, ends, adds = self._place_in_chunk(k, depth, last)
         whole = builder.and_(whole, builder.not_(adds))
         total = builder.select(ends, context.word["total"], I64(0))
+        number = builder.udiv(builder.sub(n, self.n_first), I64(self.right.width))
+        tiles = move(builder, context.scratch, builder.mul(number, context.word["panel_step"]))
 
         def call(rows: int, i: ir.Value, count: ir.Value) -> None:
             what, function = self.micro(rows // context.unit.m, columns, 1)
-            tile = move(builder, context.scratch, builder.mul(i, context.word["tile_step"]))
+            tile = move(builder, tiles, builder.mul(i, context.word["tile_step"]))
             target = move(builder, tile, total)
             finish = builder.and_(whole, builder.icmp_signed("==", count, I64(rows))) if what.direct else I1(0)
             prefetch = self.right.prefetch(b, depth, builder.udiv(i, I64(counts[0])))

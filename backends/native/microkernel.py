@@ -15,12 +15,12 @@ from llvmlite import ir
 
 from backends.native.epilogue import Epilogue, row_of
 from backends.native.frame import FRAME, Frame, move
-from backends.native.kernel import I32, I64, POINTER
+from backends.native.kernel import I64, POINTER
 from backends.native.loops import counted_loop, when
+from backends.native.prefetch import CACHE_LINE, prefetch_line
 from backends.native.units import MatrixUnit
-from backends.native.vectors import I1, intrinsic
+from backends.native.vectors import I1
 
-CACHE_LINE = 64
 MICROKERNEL_TYPE = ir.FunctionType(
     ir.VoidType(), [FRAME, POINTER, POINTER, I64, POINTER, POINTER, I1, I1, I1, POINTER, I64, I64]
 )
@@ -233,12 +233,6 @@ class MicroKernel:
                 if adding:
                     value = builder.fadd(builder.load(typed, align=unit.acc.bytes), value)
                 builder.store(value, typed, align=unit.acc.bytes)
-
-
-def prefetch_line(builder: ir.IRBuilder, pointer: ir.Value, write: bool = False) -> None:
-    """Ask for the cache line at an i8*, into L2 or, to `write` it soon, into L1; harmless at any address."""
-    kind = ir.PointerType()
-    intrinsic(builder, "prefetch", ir.VoidType(), [pointer, I32(int(write)), I32(3 if write else 2), I32(1)], [kind])
 
 
 def for_row_blocks(

@@ -14,6 +14,7 @@ from backends.native.frame import move
 from backends.native.kernel import I64, POINTER
 from backends.native.loops import counted_loop, smaller
 from backends.native.memory import aligned_zeros
+from backends.native.prefetch import CACHE_LINE, prefetch_line
 from backends.native.vectors import I32, constant, llvm_type, load_vector, splat, tail_mask
 from compiler.dtypes import DType, named
 
@@ -57,13 +58,14 @@ class Panel:
         return self.width * self.depth * self.dtype.bytes
 
 
-def define_panel_packer(module: ir.Module, name: str, panel: Panel, axis: str) -> ir.Function:
-    """void name(source, x stride, k stride, xs, ks, panel): packs one panel.
+def define_panel_packer(module: ir.Module, name: str, panel: Panel, axis: str, expects: bool = False) -> ir.Function:
+    """void name(source, x stride, k stride, xs, ks, panel): packs one panel. With `expects` the function takes one more
+    number: what lies so many bytes behind whole rows of the source is prefetched.
 
     `axis` says which side of the source has unit stride: "x", "k" or "" (neither). Strides in bytes; xs <= width.
     What lies beyond xs and ks is zero, and nothing outside the xs * ks elements is read.
     """
-    kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64, I64, I64, POINTER])
+    kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64, I64, I64, POINTER, *([I64] if expects else [])])
     function = ir.Function(module, kind, name)
     function.linkage = "internal"
     function.attributes.add("nounwind")
@@ -83,7 +85,8 @@ class _PanelPacker:
         self.builder, self.dtype, self.width, self.depth = builder, panel.dtype, panel.width, panel.depth
         self.bits = named(f"uint{8 * panel.dtype.bytes}")
         self.lanes = min(panel.lanes, panel.width)
-        self.source, self.x_stride, self.k_stride, self.xs, self.ks, self.panel = arguments
+        self.source, self.x_stride, self.k_stride, self.xs, self.ks, self.panel, *ahead = arguments
+        self.ahead = ahead[0] if ahead else None
         self.group = ir.IntType(8 * panel.depth * panel.dtype.bytes)
         self.group_bytes, self.row_bytes = panel.depth * panel.dtype.bytes, I64(panel.bytes)
 
@@ -97,6 +100,8 @@ class _PanelPacker:
 
         def copy(masked: bool) -> None:
             def one(k: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                if self.ahead is not None and not masked:
+                    self._expect_rows(k, self.ahead)
                 for x, mask in zip(starts, masks, strict=True):
                     loaded = [self._row_of_x(x, builder.add(k, I64(d)), mask if masked else None) for d in range(depth)]
                     self._store(self._interleaved(loaded), self._group_of(k), I64(x))
@@ -119,6 +124,14 @@ class _PanelPacker:
                     loaded.append(self._row_of_x(x, builder.add(whole, I64(d)), builder.and_(mask, there)))
                 self._store(self._interleaved(loaded), self._group_of(whole), I64(x))
 
+    def _expect_rows(self, k: ir.Value, ahead: ir.Value) -> None:
+        """Prefetch behind a group of rows from k on."""
+        builder = self.builder
+        for d in range(self.depth):
+            row = self._address(I64(0), builder.add(k, I64(d)))
+            for line in range(0, self.width * self.dtype.bytes, CACHE_LINE):
+                prefetch_line(builder, move(builder, row, builder.add(ahead, I64(line))))
+
     def _interleaved(self, rows: Sequence[ir.Value]) -> ir.Value:
         """Rows of a group as one vector of groups."""
         builder, kind = self.builder, ir.VectorType(self.group, self.lanes)
@@ -137,9 +150,9 @@ class _PanelPacker:
         whole = builder.sub(self.ks, rest)
         mask = tail_mask(builder, rest, lanes * self.depth)
 
-        def block(k: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
+        def block(k: ir.Value, mask: ir.Value | None, full: bool = False) -> list[ir.Value]:
             def square(start: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-                rows = [self._row_of_k(builder.add(start, I64(lane)), k, mask) for lane in range(lanes)]
+                rows = [self._row_of_k(builder.add(start, I64(lane)), k, mask, full) for lane in range(lanes)]
                 for lane, column in enumerate(transpose(builder, rows)):
                     if mask is None:
                         self._store(column, builder.add(self._group_of(k), I64(lane)), start)
@@ -151,7 +164,12 @@ class _PanelPacker:
             counted_loop(builder, I64(0), I64(self.width), I64(lanes), [], square)
             return []
 
-        counted_loop(builder, I64(0), whole, I64(lanes * self.depth), [], lambda k, _: block(k, None))
+        step = I64(lanes * self.depth)
+        with builder.if_else(builder.icmp_signed("==", self.xs, I64(self.width))) as (full, partial):
+            with full:
+                counted_loop(builder, I64(0), whole, step, [], lambda k, _: block(k, None, True))
+            with partial:
+                counted_loop(builder, I64(0), whole, step, [], lambda k, _: block(k, None))
         with builder.if_then(builder.icmp_signed(">", rest, I64(0))):
             block(whole, mask)
 
@@ -190,14 +208,16 @@ class _PanelPacker:
         address = self._typed(move(self.builder, source, I64(x * self.dtype.bytes)))
         return load_vector(self.builder, address, self.bits, self.lanes, mask)
 
-    def _row_of_k(self, x: ir.Value, k: ir.Value, mask: ir.Value | None) -> ir.Value:
+    def _row_of_k(self, x: ir.Value, k: ir.Value, mask: ir.Value | None, full: bool) -> ir.Value:
+        builder, kind = self.builder, ir.VectorType(self.group, self.lanes)
+        if full:
+            elements = load_vector(builder, self._typed(self._address(x, k)), self.bits, self.lanes * self.depth, mask)
+            return builder.bitcast(elements, kind)
         # Rows beyond xs read the last row there is, and count as zero.
-        builder = self.builder
         inside = builder.icmp_signed("<", x, self.xs)
         address = self._address(smaller(builder, x, builder.sub(self.xs, I64(1))), k)
         loaded = load_vector(builder, self._typed(address), self.bits, self.lanes * self.depth, mask)
-        groups = builder.bitcast(loaded, ir.VectorType(self.group, self.lanes))
-        return builder.select(inside, groups, constant(groups.type, 0))
+        return builder.select(inside, builder.bitcast(loaded, kind), constant(kind, 0))
 
     def _address(self, x: ir.Value, k: ir.Value) -> ir.Value:
         builder = self.builder

@@ -28,7 +28,7 @@ class RightOperand:
         if not spec.constant_b:
             axis = {"row": "x", "column": "k"}.get(spec.b_axis, "")
             panel = Panel(spec.b, self.width, self.depth, unit.n)
-            self.packer = define_panel_packer(context.module, f"{context.name}_pack_b", panel, axis)
+            self.packer = define_panel_packer(context.module, f"{context.name}_pack_b", panel, axis, expects=True)
             if sums:
                 self.summer = define_column_sums(context.module, f"{context.name}_column_sums", unit, self.width)
 
@@ -62,7 +62,9 @@ class RightOperand:
         step = builder.udiv(I64(self.width * unit.k * unit.b.bytes), row_blocks)
         if not context.spec.constant_b:
             self.is_stale = builder.or_(is_first, builder.icmp_signed("==", context.word["b_step"], I64(0)))
+            self.in_slabs = builder.icmp_signed("<", context.word["slab"], context.word["k"])
             step = builder.select(self.is_stale, I64(0), step)
+            step = builder.select(self.in_slabs, builder.mul(self.k_stride, I64(unit.k)), step)
             context.frame.set("b_k", self.k_stride)  # the last panel of the block before may have been packed
         self.prefetch_step, self.once = step, builder.icmp_signed("==", row_blocks, I64(1))
         context.frame.set("prefetch_step", step)
@@ -84,14 +86,15 @@ class RightOperand:
         partial = builder.icmp_signed("<", valid, I64(self.width))
         packs = builder.or_(partial, builder.icmp_signed("!=", context.word["pack_b"], I64(0)))
         number = builder.udiv(builder.sub(n, self.first_column), I64(self.width))
-        offset = builder.add(builder.mul(number, context.word["b_step"]), builder.mul(k, I64(self.width * size)))
+        offset = builder.add(builder.mul(number, context.word["b_step"]), builder.mul(k, context.word["k_step"]))
         packed = move(builder, context.at("b_offset"), offset)
         needed = builder.and_(packs, self.is_stale)
         if self.sums:
             # The sums are over all of K, so with the first block all of it is packed.
             needed, depth = builder.and_(needed, builder.icmp_signed("==", k, I64(0))), context.word["k"]
         with builder.if_then(needed):
-            builder.call(self.packer, [there, self.n_stride, self.k_stride, valid, depth, packed])
+            arguments = [there, self.n_stride, self.k_stride, valid, depth, packed, context.word["ahead"]]
+            builder.call(self.packer, arguments)
             if self.sums:
                 sums = move(builder, self.column_sums, builder.mul(n, I64(context.unit.acc.bytes)))
                 builder.call(self.summer, [packed, depth, sums])
@@ -105,4 +108,6 @@ class RightOperand:
         ahead = builder.mul(depth, I64(self.width * self.context.unit.b.bytes))
         ahead = builder.select(self.once, smaller(builder, ahead, I64(AHEAD)), ahead)
         following = move(builder, panel, ahead)
+        if not self.context.spec.constant_b:
+            following = builder.select(self.in_slabs, move(builder, panel, self.context.word["ahead"]), following)
         return move(builder, following, builder.mul(builder.mul(block, depth), self.prefetch_step))

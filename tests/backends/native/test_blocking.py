@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from backends.native.blocking import Product, blocking
+from backends.native.blocking import Product, blocking, slab_rows
 from backends.native.target import named
 from backends.native.units import select
 from compiler import dtypes
@@ -70,6 +70,21 @@ def test_k_is_not_cut_while_a_panel_stays_in_l2() -> None:
     assert cut_of(128, 768, 3072, 1)[1].depth == 3072
     assert cut_of(128, 768, 8000, 1)[1].depth == 2667
     assert cut_of(128, 768, 10_000, 1)[1].depth == 2048, "blocks end where chunks do"
+
+
+def test_a_large_fresh_b_passes_few_rows_in_slabs() -> None:
+    grid = UNIT.grid(4096)
+    few = Product(1, 4, 4096, 4096, True, True, False)
+    assert slab_rows(UNIT, grid, few, TARGET) == 16
+    for other in (replace(few, m=9), replace(few, fresh_b=False), replace(few, unit_b=False), replace(few, n=100),
+                  replace(few, k=100), replace(few, sums_b=True), replace(few, groups=2)):  # fmt: skip
+        assert slab_rows(UNIT, grid, other, TARGET) == 0
+
+
+def test_long_rows_over_a_short_k_are_written_by_rows() -> None:
+    assert cut_of(2048, 2048, 16, 1)[1].block_rows == 16
+    assert cut_of(2048, 64, 16, 1)[1].block_rows >= 128, "short rows"
+    assert cut_of(2048, 2048, 1024, 1)[1].block_rows >= 128, "a long K"
 
 
 def test_the_size_of_l2_decides_the_rows_of_a_block() -> None:

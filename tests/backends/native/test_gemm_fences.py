@@ -21,6 +21,7 @@ from compiler.expr import arg, cast
 from compiler.kernels import BROADCAST, UNIT, GemmSpec
 from tests.backends.native.children import Note, fate
 from tests.backends.native.forced import (
+    DIRECT,
     FAMILIES,
     FRESH,
     OF_BYTES,
@@ -103,6 +104,22 @@ def test_products_of_all_layouts(unit: MatrixUnit, monkeypatch: pytest.MonkeyPat
             each(lambda what, form=form: note(f"{form} in blocks: {what}"))
 
     check(body)
+
+
+@pytest.mark.parametrize("unit", [unit for unit in DIRECT if not unit.compensation], ids=name_of)
+def test_slabs_of_k_outermost(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, unit)
+    monkeypatch.setattr(gemm, "slab_rows", lambda *_: 2 * unit.k)
+    panel = unit.grids[0].columns * unit.n
+
+    def run(*arrays: np.ndarray, **how: object) -> tuple[np.ndarray, ...]:
+        return FRESH.run(unit, *arrays[:2], arrays[2:], **how)
+
+    for m, n, k in ((1, 3 * panel + 1, 6 * unit.k + 1), (3, panel, 5 * unit.k), (unit.grids[0].rows, panel + 1, 9)):
+        arrays = [draw((m, k), unit.a), draw((k, n), unit.b), *FRESH.operands(unit, m, n)]
+        for found, expected in zip(run(*arrays), FRESH.expected(unit, *arrays[:2], arrays[2:]), strict=True):
+            assert_same(found, expected)
+        check(hold(arrays, run))
 
 
 @pytest.mark.parametrize("unit", SPECIFIC, ids=name_of)
