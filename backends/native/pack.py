@@ -19,6 +19,9 @@ from backends.native.vectors import I32, constant, llvm_type, load_vector, splat
 from compiler.dtypes import DType, named
 
 
+FURTHER = 512  # bytes to prefetch ahead along K where that is dense
+
+
 def pack_panels(array: np.ndarray, width: int, depth: int) -> np.ndarray:
     """[..., X, K] as [..., X/W, K/D, W, D] (X and K rounded up), C-contiguous."""
     *outer, x, k = array.shape
@@ -211,7 +214,10 @@ class _PanelPacker:
     def _row_of_k(self, x: ir.Value, k: ir.Value, mask: ir.Value | None, full: bool) -> ir.Value:
         builder, kind = self.builder, ir.VectorType(self.group, self.lanes)
         if full:
-            elements = load_vector(builder, self._typed(self._address(x, k)), self.bits, self.lanes * self.depth, mask)
+            address = self._address(x, k)
+            if self.ahead is not None:
+                prefetch_line(builder, move(builder, address, I64(FURTHER)))
+            elements = load_vector(builder, self._typed(address), self.bits, self.lanes * self.depth, mask)
             return builder.bitcast(elements, kind)
         # Rows beyond xs read the last row there is, and count as zero.
         inside = builder.icmp_signed("<", x, self.xs)
