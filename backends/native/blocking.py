@@ -26,7 +26,6 @@ LEAST_ROWS = 128  # of a block
 STRIP_BLOCKS = 2  # row blocks of a strip of C that is written row by row
 LONG_ROW = 2048  # bytes of a row of B or C
 SLAB_ROWS = 16
-SLAB_CACHES = 4  # times L2: from there on a fresh B is read in slabs
 SLAB_PANELS = 4  # how far ahead of a panel its slab is prefetched
 PLACED_BLOCKS = 16  # row blocks up to which a row-major fresh B is read in place
 PLACED_BYTES = 512  # of its rows: up to here always
@@ -107,11 +106,11 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
 
 def slab_rows(unit: MatrixUnit, grid: Grid, product: Product, target: Target) -> int:
     """Rows of a slab of K where slabs go outermost, over all panels; else 0. Few rows of A read each element of a fresh
-    row-major B once: panel by panel every row of B would be another page, and few lines of it."""
+    row-major B once, from memory: panel by panel every row of B would be another page, and few lines of it."""
     few = product.m <= grid.rows * unit.m and product.groups == 1 and product.segment == 1
     plain = product.fresh_b and product.unit_b and not product.sums_b and unit.in_place
     row = product.n * unit.b.bytes
-    return SLAB_ROWS if few and plain and row >= LONG_ROW and product.k * row > SLAB_CACHES * target.l2 else 0
+    return SLAB_ROWS if few and plain and row >= LONG_ROW and product.k * row > target.l3 * 3 // 4 else 0
 
 
 def must_pack(unit: MatrixUnit, product: Product) -> bool:

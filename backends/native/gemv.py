@@ -60,7 +60,8 @@ def _groups_of(kernel: MacroKernel, rows: int) -> Callable[[], Values]:
             depth = smaller(builder, chunk, builder.sub(word["k"], k))
             a, b = kernel.left.address(I64(0), k), kernel.right.start(n, k)
             adds = builder.icmp_signed(">", k, I64(0))
-            builder.call(function, [words, a, b, depth, tile, tile, I1(0), adds, finish, b, m, n])
+            ahead = kernel.right.rows_ahead(b)
+            builder.call(function, [words, a, b, depth, tile, tile, I1(0), adds, finish, ahead, m, n])
             return []
 
         counted_loop(builder, I64(0), end, chunk, [], part)
@@ -71,6 +72,7 @@ def _groups_of(kernel: MacroKernel, rows: int) -> Callable[[], Values]:
     def groups() -> Values:
         whole = builder.mul(builder.udiv(builder.sub(kernel.n_end, kernel.n_first), columns), columns)
         stop = builder.add(kernel.n_first, whole)
+        kernel.right.expect_rows()
         counted_loop(builder, kernel.n_first, stop, columns, [], group)
         return [stop]
 

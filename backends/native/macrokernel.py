@@ -145,6 +145,7 @@ class MacroKernel:
         row_blocks = builder.udiv(builder.add(self.rows, builder.sub(largest, I64(1))), largest)
         self.right.block(is_first, row_blocks)
         start = panel_groups(self) if self.context.shape.few else self.n_first
+        self.context.frame.set("prefetch_step", self.right.prefetch_step)
         # A product over nothing still has an epilogue: one empty K block.
         word = self.context.word
         end = builder.select(builder.icmp_signed(">", word["k"], I64(0)), word["k"], I64(1))

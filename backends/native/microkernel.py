@@ -51,8 +51,10 @@ class MicroKernel:
 
     @property
     def lines(self) -> int:
-        """Lines of B to prefetch a k-step: all of it where these rows are likely all there are, else a share."""
-        whole = -(-self.columns * self.unit.n * self.unit.k * self.unit.b.bytes // CACHE_LINE)
+        """Lines of B to prefetch a k-step: all of it where these rows are likely all there are, else a share. Panels of
+        a fresh B read in place lie side by side."""
+        panels = self.panels if self.fresh else 1
+        whole = -(-panels * self.columns * self.unit.n * self.unit.k * self.unit.b.bytes // CACHE_LINE)
         return whole if self.alone else 1
 
     @property

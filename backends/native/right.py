@@ -14,6 +14,7 @@ from backends.native.loops import smaller
 from backends.native.pack import Panel, define_panel_packer
 from backends.native.sums import define_column_sums
 
+ROWS_AHEAD = 16  # of a fresh B that few rows read in place
 AHEAD = 8192  # bytes to prefetch ahead of the only micro-kernel that reads a panel
 
 
@@ -68,6 +69,17 @@ class RightOperand:
             context.frame.set("b_k", self.k_stride)  # the last panel of the block before may have been packed
         self.prefetch_step, self.once = step, builder.icmp_signed("==", row_blocks, I64(1))
         context.frame.set("prefetch_step", step)
+
+    def expect_rows(self) -> None:
+        """Prefetch row by row from now on, if B is fresh: what `rows_ahead` points at."""
+        if not self.context.spec.constant_b:
+            step = self.context.builder.mul(self.k_stride, I64(self.context.unit.k))
+            self.context.frame.set("prefetch_step", step)
+
+    def rows_ahead(self, b: ir.Value) -> ir.Value:
+        """Some rows further down a fresh B than `b`."""
+        builder = self.context.builder
+        return b if self.context.spec.constant_b else move(builder, b, builder.mul(self.k_stride, I64(ROWS_AHEAD)))
 
     def start(self, n: ir.Value, k: ir.Value) -> ir.Value:
         """Where the panel at column n begins, from row k on: packed ahead, or inside a fresh B."""
