@@ -18,7 +18,6 @@ from backends.native.prefetch import CACHE_LINE, prefetch_line
 from backends.native.vectors import I32, constant, llvm_type, load_vector, splat, tail_mask
 from compiler.dtypes import DType, named
 
-
 FURTHER = 512  # bytes to prefetch ahead along K where that is dense
 
 
