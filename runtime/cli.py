@@ -33,10 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show_target(options: argparse.Namespace) -> None:
-    """Print the fields of this machine's Target."""
-    for name, value in dataclasses.asdict(runtime.target()).items():
+    """Print the fields of this machine's Target and the units its products may run on, best first."""
+    target = runtime.target()
+    for name, value in dataclasses.asdict(target).items():
         text = " ".join(sorted(value)) if isinstance(value, frozenset) else str(value)
         print(textwrap.fill(text, WIDTH, initial_indent=f"{name:<10}", subsequent_indent=" " * 10))
+    print("units")
+    for family, (operands, missing) in target.unit_families.items():
+        text = f"needs {missing}" if missing else operands
+        print(textwrap.fill(text, WIDTH, initial_indent=f"  {family:<13}", subsequent_indent=" " * 15))
 
 
 def show_compiled(options: argparse.Namespace) -> None:

@@ -88,13 +88,28 @@ class Target:
         """The number of Linux' futex system call, 0 where threads cannot park on one."""
         return _FUTEX_CALL.get(self.architecture, 0) if "linux" in self.triple else 0
 
+    @property
+    def unit_families(self) -> Mapping[str, tuple[str, str]]:
+        """The instruction sets units are made of, best first: what their units multiply, and what is missing ('' where
+        this target runs them)."""
+        from backends.native.units import ORDERED, generic
+
+        operands: dict[tuple[str, str], list[str]] = {}
+        for unit in (*ORDERED, *generic.units(self.vector)):
+            pair = f"{unit.a}" if unit.a == unit.b else f"{unit.a} x {unit.b}"
+            operands.setdefault((unit.isa, unit.missing(self)), []).append(pair)
+        return {isa: (", ".join(pairs), missing) for (isa, missing), pairs in operands.items()}
+
     def __str__(self) -> str:
         caches = " / ".join(f"{size >> 10} KiB" for size in (self.l1, self.l2, self.l3))
         lines = (
             f"{self.name}: {self.cpu} ({self.triple}), {self.cores} cores, {8 * self.vector}-bit vectors",
             f"caches {caches}",
             f"features: {' '.join(sorted(self.features))}",
-            *(f"unit {name}: {reason or 'usable'}" for name, reason in self.units.items()),
+            *(
+                f"unit {isa}: {f'needs {missing}' if missing else 'usable'}; {operands}"
+                for isa, (operands, missing) in self.unit_families.items()
+            ),
         )
         return "\n".join(lines)
 

@@ -47,8 +47,11 @@ def model(tmp_path: Path) -> str:
 def test_target_tells_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["target"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    found = dict(line.split(None, 1) for line in lines if not line.startswith(" "))
+    fields, units = lines[: lines.index("units")], lines[lines.index("units") + 1 :]
+    found = dict(line.split(None, 1) for line in fields if not line.startswith(" "))
     target = runtime.target()
+    families = [line.split()[0] for line in units if line.startswith("  ") and line[2] != " "]
+    assert families == list(target.unit_families) and families[-1] == "generic"
     assert (found["triple"], found["cpu"], found["cores"]) == (target.triple, target.cpu, str(target.cores))
 
 

@@ -87,7 +87,10 @@ def test_units_say_why_they_are_not_usable() -> None:
     assert "" in generic.units.values()
     lacking = {name: reason for name, reason in generic.units.items() if reason}
     assert all(reason.startswith("needs ") for reason in lacking.values())
-    assert all(f"unit {name}: {reason}" in str(generic) for name, reason in lacking.items())
+    families = {isa: missing for isa, (_, missing) in generic.unit_families.items()}
+    assert all(f"unit {isa}: {f'needs {missing}' if missing else 'usable'};" in str(generic)
+               for isa, missing in families.items())  # fmt: skip
+    assert {f"needs {missing}" for missing in families.values() if missing} == set(lacking.values())
 
 
 def test_caches_and_cores_are_plausible() -> None:
