@@ -10,10 +10,11 @@ from llvmlite import ir
 
 from backends.native import gemm, units
 from backends.native.blocking import Blocking
-from backends.native.jit import compile_object
+from backends.native.jit import compile_object, optimized, target_machine
 from backends.native.pack import pack_panels
 from backends.native.target import host, named
 from backends.native.units import Grid, MatrixUnit, generic
+from backends.native.units.dot import DotUnit
 from compiler import dtypes
 from compiler.dims import symbol
 from compiler.errors import DtypeError
@@ -129,3 +130,30 @@ def test_code_is_generated_for_any_machine(machine: str) -> None:
     module = ir.Module(kernel.name)
     kernel.emit(module)
     assert kernel.name.encode() in compile_object(module, target, kernel.passes)
+
+
+# What inner loops are made of; some of these units no test machine may have.
+PRODUCTS = {
+    "avx512_bf16": "vdpbf16ps", "avx512_vnni": "vpdpbusd", "avx512bw": "vpmaddwd", "avx_vnni": "vpdpbusd",
+    "avx2": "vpmaddwd",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "unit", [unit for unit in units.ORDERED if isinstance(unit, DotUnit)], ids=lambda unit: unit.name
+)
+def test_dot_units_are_made_of_their_instruction(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = named("x86-64-v4" if unit.n == 16 else "x86-64-v3")
+    target = replace(machine, features=machine.features | set(unit.requires))
+    assert not unit.missing(target)
+    monkeypatch.setattr(gemm, "select_unit", lambda *_: (unit, ""))
+    spec = GemmSpec(unit.a, unit.b, unit.acc, 0, "row", "row", True, (), (), (), ("unit",))
+    a, b = View("a", unit.a, (16, 64), (64, 1)), View("b", unit.b, (64, 96), (96, 1))
+    kernel = gemm.select(KernelCall(spec, (a, b), (View("c", unit.acc, (16, 96), (96, 1)),)), target)
+    module = ir.Module(kernel.name)
+    kernel.emit(module)
+    code = target_machine(target).emit_assembly(optimized(module, target, kernel.passes))
+    words = [line.split()[0] for line in code.replace("{vex}", "").splitlines() if line.split()]
+    assert words.count(PRODUCTS[unit.isa]) >= kernel.shape.grid.rows * kernel.shape.grid.columns
+    assert not {"vpmaddubsw", "vpdpbusds"} & set(words), "saturates"
+    assert ("zmm" in code) == (unit.n == 16)
