@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from backends.reference.products import grouped_product, product
 from backends.reference.recurrence import run_recurrence
 from backends.reference.suppress import run_suppress
 from compiler import canonical, dtypes
@@ -33,7 +34,6 @@ from compiler.kernels import (
 )
 from compiler.mathlib.exact import fma32, fma64
 from compiler.ops.core_compute import position, reduce_array
-from compiler.ops.core_grouped import row_groups
 from compiler.ops.core_products import without_weight
 from compiler.ops.core_sort import first_places
 from compiler.ops.core_weighted_take import START, WeightedTake, step
@@ -95,47 +95,13 @@ def _reduce(spec: ReduceSpec, reads: Arrays, writes: Arrays, mode: Mode, params:
         target[...] = result
 
 
-def fma_chain(a: np.ndarray, b: np.ndarray, acc: np.dtype) -> np.ndarray:
-    """a [.., M, K] @ b [.., K, N] in type `acc`: for each element fma chains in canonical.product_order from zero, one
-    a chunk of K, added in order."""
-    chunk = canonical.PRODUCT_CHUNK
-    if acc.kind == "f" and a.shape[-1] > chunk:
-        starts = range(0, a.shape[-1], chunk)
-        parts = [fma_chain(a[..., s : s + chunk], b[..., s : s + chunk, :], acc) for s in starts]
-        return functools.reduce(np.add, parts)
-    shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    total = np.zeros((*shape, a.shape[-2], b.shape[-1]), acc)
-    if acc.kind in "iu":
-        return np.matmul(a.astype(acc), b.astype(acc))
-    fma = fma64 if acc == np.float64 else fma32
-    for k in canonical.product_order(dtypes.from_numpy(a.dtype), a.shape[-1]):
-        column, row = a[..., k, None].astype(acc), b[..., k, None, :].astype(acc)
-        total = fma(np.broadcast_to(column, total.shape), np.broadcast_to(row, total.shape), total)
-    return total
-
-
-def _product(a: np.ndarray, b: np.ndarray, acc: np.dtype, mode: Mode) -> np.ndarray:
-    if mode == "emulate":
-        return fma_chain(a, b, acc)
-    wide = np.float64 if acc.kind == "f" else acc
-    return np.matmul(a.astype(wide), b.astype(wide)).astype(acc)
-
-
-def _grouped_product(a: np.ndarray, b: np.ndarray, ends: np.ndarray, acc: np.dtype, mode: Mode) -> np.ndarray:
-    """Each group's rows times its matrix, zeros behind the last group."""
-    total = np.zeros((a.shape[0], b.shape[-1]), acc)
-    for rows, matrix in zip(row_groups(ends, a.shape[0]), b, strict=True):
-        total[rows] = _product(a[rows], matrix, acc, mode)
-    return total
-
-
 def _gemm(spec: GemmSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
     fill = reads[spec.fill + 1].flat[0] if spec.fill else np.zeros((), reads[0].dtype)
     a = _columns(reads[0], spec, params, fill) if spec.window else reads[0]
     if spec.ends:
-        total = _grouped_product(a, reads[1], reads[-1], spec.acc.numpy, mode)
+        total = grouped_product(a, reads[1], reads[-1], spec.acc.numpy, mode)
     else:
-        total = _product(a, reads[1], spec.acc.numpy, mode)
+        total = product(a, reads[1], spec.acc.numpy, mode)
 
     def leaf(node: Expr) -> np.ndarray:
         if node.op != "arg":
@@ -208,7 +174,7 @@ def _window(spec: WindowSpec, reads: Arrays, writes: Arrays, mode: Mode, params:
 def _attention(spec: AttentionSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
     q, k, v = reads[:3]
     acc = spec.acc.numpy
-    dots = _product(q, k.swapaxes(-1, -2), acc, mode)
+    dots = product(q, k.swapaxes(-1, -2), acc, mode, chunks=False)
     lead = dots.ndim - 2
 
     def leaf(node: Expr) -> np.ndarray:
@@ -222,7 +188,7 @@ def _attention(spec: AttentionSpec, reads: Arrays, writes: Arrays, mode: Mode, p
     x = arg(0, dtypes.from_numpy(acc))
     weights = _exp(scores - base, x, mode)
     sums = canonical.canonical_sum(weights, -1)[..., None] if mode == "emulate" else weights.sum(-1, keepdims=True)
-    result = _product(weights, v, acc, mode) / sums
+    result = product(weights, v, acc, mode, chunks=False) / sums
     zero = without_weight(sums, spec.zero_rows) | (k.shape[-2] == 0)
     writes[0][...] = np.where(zero, np.zeros((), acc), result)
 
@@ -253,7 +219,7 @@ def _scatter(spec: ScatterSpec, reads: Arrays, writes: Arrays, mode: Mode, param
 
 
 def _recurrence(spec: RecurrenceSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
-    run_recurrence(spec, reads, writes, mode, params, _product)
+    run_recurrence(spec, reads, writes, mode, params, functools.partial(product, chunks=False))
 
 
 def _sort(spec: SortSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
