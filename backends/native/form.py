@@ -27,16 +27,16 @@ HEADER = ("items", "items_per_chunk", "m_items", "n_items", "item_rows", "item_c
 class Shape:
     """What shapes a GEMM kernel's code besides its spec. `rows`: row counts micro-kernels exist for, descending;
     `columns`: their column counts, ascending: of a tail that is known, or all; last the grid's own; `few`:
-    row counts that several panels at a time are multiplied with; `single`: whether no panel is read twice, as far as
-    is known; `packs_a`: whether there is code to pack blocks of A into panels; `indirect`: whether a window's rows are
-    read where they lie, through a table, instead of gathered; `copies_a`: whether there is code that copies rows of A
-    into scratch, as the unit reads them."""
+    row counts that several panels at a time are multiplied with; `readers`: micro-kernels that read a panel one after
+    the other; `packs_a`: whether there is code to pack blocks of A into panels; `indirect`: whether a window's rows
+    are read where they lie, through a table, instead of gathered; `copies_a`: whether there is code that copies rows
+    of A into scratch, as the unit reads them."""
 
     grid: Grid
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     few: tuple[int, ...]
-    single: bool
+    readers: int
     packs_a: bool
     indirect: bool
     copies_a: bool = False

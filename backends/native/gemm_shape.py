@@ -12,6 +12,8 @@ from compiler.dims import Size
 from compiler.kernels import GemmSpec, KernelCall
 
 SEGMENT = 16  # channels from which a window's rows are read where they lie
+FEW_READERS = 2  # of a panel where M is unknown: prefetching too much of it costs less than too little
+MANY_READERS = 3  # or more: a line a k-step is share enough
 PACKED_N = 512  # columns from which packing a large A without unit stride along K pays
 
 
@@ -28,7 +30,7 @@ def shape_of(call: KernelCall, unit: MatrixUnit, target: Target, grid: Grid | No
         rows=_row_counts(unit, grid.rows, m),
         columns=_column_counts(unit, grid, n),
         few=tuple(rows for rows in range(1, GEMV_ROWS + 1) if unit.m == 1 and (not isinstance(m, int) or m == rows)),
-        single=isinstance(m, int) and m <= grid.rows * unit.m,
+        readers=min(max(1, -(-m // (grid.rows * unit.m))), MANY_READERS) if isinstance(m, int) else FEW_READERS,
         packs_a=_packs(call, unit, target),
         indirect=_is_indirect(call, unit),
         copies_a=_copies(call, unit),

@@ -73,7 +73,7 @@ class MacroKernel:
         what = MicroKernel(
             context.unit, self.epilogue, rows, columns, panels, self.right.width, self.right.depth,
             fresh=not context.spec.constant_b, height=self.left.height if context.shape.indirect else 0,
-            alone=context.shape.single or rows < context.shape.grid.rows,
+            readers=context.shape.readers if rows == context.shape.grid.rows else 1,
         )  # fmt: skip
         if what.name not in self._micro:
             self._micro[what.name] = what, what.define(context.module, f"{context.name}_{what.name}")

@@ -30,8 +30,8 @@ MICROKERNEL_TYPE = ir.FunctionType(
 class MicroKernel:
     """A grid of `rows` mma rows and `columns` mma columns in each of `panels` neighbouring B panels, `width` elements
     wide and `depth` deep each. `fresh`: B's K stride comes from the frame. `height`: `a` is a table of addresses
-    of so many rows for each segment of K (see indirect), or 0. `alone`: whether these are likely all rows of a
-    panel."""
+    of so many rows for each segment of K (see indirect), or 0. `readers`: how many micro-kernels share the
+    prefetching of a panel, at least."""
 
     unit: MatrixUnit
     epilogue: Epilogue
@@ -42,7 +42,7 @@ class MicroKernel:
     depth: int
     fresh: bool
     height: int
-    alone: bool
+    readers: int
 
     @property
     def name(self) -> str:
@@ -51,11 +51,11 @@ class MicroKernel:
 
     @property
     def lines(self) -> int:
-        """Lines of B to prefetch a k-step: all of it where these rows are likely all there are, else a share. Panels of
-        a fresh B read in place lie side by side."""
+        """Lines of B to prefetch a k-step: a share of what it reads. Panels of a fresh B read in place lie side by
+        side."""
         panels = self.panels if self.fresh else 1
         whole = -(-panels * self.columns * self.unit.n * self.unit.k * self.unit.b.bytes // CACHE_LINE)
-        return whole if self.alone else 1
+        return -(-whole // self.readers)
 
     @property
     def tile_row(self) -> int:

@@ -358,3 +358,14 @@ def test_a_long_window_is_a_sum_of_chunks() -> None:
     x, b = random((1, 3, 3, 1000), np.float32), random((9000, 20), np.float32)
     found = multiply(x, b, constant=True, window=2, params=[1, 1, 3, 3, 1, 1, 1, 1, 0, 0, 3, 3], shape=(1, 20))[0]
     assert_same(found, multiply(x.reshape(1, 9000), b)[0])
+
+
+def test_micro_kernels_share_the_prefetching_of_a_panel() -> None:
+    assert [gemm.select(call_of(m, 768, 64), host()).shape.readers for m in (1, 8, 9, 16, 24, 128)] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        16,
+    ]
