@@ -361,11 +361,5 @@ def test_a_long_window_is_a_sum_of_chunks() -> None:
 
 
 def test_micro_kernels_share_the_prefetching_of_a_panel() -> None:
-    assert [gemm.select(call_of(m, 768, 64), host()).shape.readers for m in (1, 8, 9, 16, 24, 128)] == [
-        1,
-        1,
-        2,
-        2,
-        3,
-        16,
-    ]
+    found = [gemm.select(call_of(m, 768, 64), host()).shape.readers for m in (1, 8, 9, 16, 24, 128)]
+    assert found == [1, 1, 2, 2, 3, 3]
