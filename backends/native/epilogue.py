@@ -15,7 +15,7 @@ from llvmlite import ir
 from backends.native.access import Operand, cost
 from backends.native.emitter import ExprEmitter
 from backends.native.frame import FRAME, Frame, Member, move
-from backends.native.kernel import I64, POINTER
+from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import counted_loop, smaller
 from backends.native.sums import COLUMN, wanted
 from backends.native.vectors import I32, lanes_of, llvm_type, load_vector, tail_mask
@@ -99,12 +99,8 @@ class Epilogue:
     def define(self, module: ir.Module, name: str) -> ir.Function:
         """void name(frame, tile, tile row bytes, rows, columns, m, n): the epilogue of a tile whose first element is
         (m, n) of C."""
-        kind = ir.FunctionType(ir.VoidType(), [FRAME, POINTER, I64, I64, I64, I64, I64])
-        function = ir.Function(module, kind, name)
-        function.linkage = "internal"
-        function.attributes.add("nounwind")
+        function, builder = define_helper(module, name, [FRAME, POINTER, I64, I64, I64, I64, I64])
         words, tile, tile_row, rows, columns, m, n = function.args
-        builder = ir.IRBuilder(function.append_basic_block("entry"))
         frame = Frame(builder, words)
         rest = builder.urem(columns, I64(self.lanes))
         full = builder.sub(columns, rest)

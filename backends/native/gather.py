@@ -12,7 +12,7 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from backends.native.frame import move
-from backends.native.kernel import I64, POINTER
+from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import Odometer, counted_loop, smaller, when
 from backends.native.units import MatrixUnit
 from backends.native.vectors import I1, llvm_type, load_vector, store_vector, tail_mask
@@ -46,11 +46,7 @@ def define_gatherer(module: ir.Module, name: str, spatial: int, unit: MatrixUnit
     """void name(window words, input, first row, rows, scratch, pitch, spare, filler): rows of A, as the unit reads
     them, `pitch` bytes apart in scratch, which is written up to one vector beyond their end; each ends in `spare`
     elements of padding. `filler`: a register of padding, of the type `unit.left`."""
-    kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), POINTER, I64, I64, POINTER, I64, I64, POINTER])
-    function = ir.Function(module, kind, name)
-    function.linkage = "internal"
-    function.attributes.add("nounwind")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    function, builder = define_helper(module, name, [I64.as_pointer(), POINTER, I64, I64, POINTER, I64, I64, POINTER])
     _Gatherer(builder, function, spatial, unit).emit()
     builder.ret_void()
     return function

@@ -13,13 +13,13 @@ from llvmlite import ir
 from backends.native.blocking import SLAB_PANELS, Blocking, Product, blocking, slab_rows
 from backends.native.form import HEADER, Shape
 from backends.native.gather import window_words
-from backends.native.gemm_shape import deserves_packing, shape_of
+from backends.native.gemm_shape import deserves_packing, reads_any_stride, shape_of
 from backends.native.gemv import panels_beside
 from backends.native.grouped import group_words
 from backends.native.indirect import ADDRESS
 from backends.native.kernel import Arguments
 from backends.native.macrokernel import MacroKernel
-from backends.native.memory import aligned_zeros
+from backends.native.memory import align, aligned_zeros
 from backends.native.pack import pack_panels
 from backends.native.sums import ROW, needs_column_sums, wanted
 from backends.native.target import Target
@@ -28,8 +28,6 @@ from backends.native.units import select as select_unit
 from compiler.canonical import PRODUCT_CHUNK
 from compiler.dims import Size
 from compiler.kernels import GemmSpec, KernelCall, View
-
-CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -162,11 +160,8 @@ class GemmKernel:
         """Whether rows of A must be copied, because the unit cannot read them as they are."""
         unit = self.matrix_unit
         dense = size(a.strides[-1]) == 1 or k <= 1
-        return unit.left != unit.a or not (dense or self._reads_any_stride) or (unit.in_place and k % unit.k != 0)
-
-    @property
-    def _reads_any_stride(self) -> bool:
-        return self.matrix_unit.k == 1 and ROW not in wanted(self.spec.epilogue)
+        any_stride = reads_any_stride(self.spec, unit)
+        return unit.left != unit.a or not (dense or any_stride) or (unit.in_place and k % unit.k != 0)
 
     def _in_chunks(self, k: int) -> bool:
         """Whether chains are cut, so that tiles of totals lie behind those of chains."""
@@ -200,7 +195,7 @@ class GemmKernel:
         sums = not self.spec.constant_b and needs_column_sums(self.spec, unit)
         column_sums = -(-cut.item_columns // self.width) * self.width * unit.acc.bytes if sums else 0
         parts = tile, packed_b, gathered, packed_a, row_sums, column_sums
-        return tuple(map(_lines, parts))
+        return tuple(map(align, parts))
 
     def _panel_bytes(self, k: int) -> int:
         """Bytes of one packed panel of B."""
@@ -255,7 +250,3 @@ def _beside(panels: np.ndarray, sums: np.ndarray, columns: int) -> np.ndarray:
 
 def _bytes(view: View, axes: tuple[int, ...] | range, size: Callable[[Size], int]) -> list[int]:
     return [size(view.strides[axis]) * view.dtype.bytes for axis in axes]
-
-
-def _lines(count: int) -> int:
-    return -(-count // CACHE_LINE) * CACHE_LINE

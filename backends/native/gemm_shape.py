@@ -43,6 +43,11 @@ def deserves_packing(m: int, n: int, row_bytes: int, target: Target) -> bool:
     return n >= PACKED_N and m * row_bytes > target.l2
 
 
+def reads_any_stride(spec: GemmSpec, unit: MatrixUnit) -> bool:
+    """Whether elements of a row of A may lie apart: single ones are read, and no row is summed."""
+    return unit.k == 1 and ROW not in wanted(spec.epilogue)
+
+
 def _packs(call: KernelCall, unit: MatrixUnit, target: Target) -> bool:
     """Whether there is code that packs A: the unit needs it, or it may pay."""
     spec, a = call.spec, call.reads[0]
@@ -64,8 +69,7 @@ def _copies(call: KernelCall, unit: MatrixUnit) -> bool:
     if spec.window or not unit.in_place:
         return unit.left != unit.a and not spec.window
     whole = isinstance(k, int) and k % unit.k == 0 and spec.a_axis == "row"
-    any_stride = unit.k == 1 and ROW not in wanted(spec.epilogue)
-    return unit.left != unit.a or not (whole or any_stride)
+    return unit.left != unit.a or not (whole or reads_any_stride(spec, unit))
 
 
 def _is_indirect(call: KernelCall, unit: MatrixUnit) -> bool:

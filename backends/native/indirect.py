@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from backends.native.frame import move
 from backends.native.gather import WindowWalk
-from backends.native.kernel import I64, POINTER
+from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import counted_loop
 from backends.native.vectors import I1
 
@@ -22,11 +22,7 @@ ADDRESS = 8  # bytes
 
 def define_row_table(module: ir.Module, name: str, spatial: int, height: int) -> ir.Function:
     """void name(window words, input, first row, rows, zeros, table)."""
-    kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), POINTER, I64, I64, POINTER, POINTER])
-    function = ir.Function(module, kind, name)
-    function.linkage = "internal"
-    function.attributes.add("nounwind")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    function, builder = define_helper(module, name, [I64.as_pointer(), POINTER, I64, I64, POINTER, POINTER])
     _RowTable(builder, function, spatial, height).emit()
     builder.ret_void()
     return function

@@ -12,7 +12,7 @@ A kernel reports a data-dependent error by storing a non-zero code to the first 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -122,6 +122,14 @@ class ArgumentReader:
         """Where a data-dependent error is reported, typed as a pointer to int64."""
         word = self.builder.load(self.builder.gep(self.slots, [I64(SLOT_STATUS)]))
         return self.builder.bitcast(word, I64.as_pointer())
+
+
+def define_helper(module: ir.Module, name: str, kinds: Sequence[ir.Type]) -> tuple[ir.Function, ir.IRBuilder]:
+    """A function of the module's own, of arguments of these types and without a result, and a builder in its body."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
+    function.linkage = "internal"
+    function.attributes.add("nounwind")
+    return function, ir.IRBuilder(function.append_basic_block("entry"))
 
 
 def declare_kernel(module: ir.Module, name: str) -> ir.Function:

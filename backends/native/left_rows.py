@@ -5,7 +5,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from backends.native.frame import move
-from backends.native.kernel import I64, POINTER
+from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import Values, counted_loop
 from backends.native.units import MatrixUnit
 from backends.native.vectors import llvm_type, load_vector, store_vector, tail_mask
@@ -15,11 +15,7 @@ from compiler.dtypes import DType
 def define_row_copier(module: ir.Module, name: str, unit: MatrixUnit) -> ir.Function:
     """void name(rows, row stride, k stride, count, k, target, pitch): strides in bytes, rows of the target `pitch`
     bytes apart, which may be written up to one vector beyond its end."""
-    kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64, I64, I64, POINTER, I64])
-    function = ir.Function(module, kind, name)
-    function.linkage = "internal"
-    function.attributes.add("nounwind")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    function, builder = define_helper(module, name, [POINTER, I64, I64, I64, I64, POINTER, I64])
     rows, stride, k_stride, count, k, target, pitch = function.args
     lanes, (read, written) = unit.row_lanes, unit.row_types
     rest = builder.urem(k, I64(lanes))

@@ -15,15 +15,13 @@ from llvmlite import ir
 
 from backends.native.epilogue import Epilogue, row_of
 from backends.native.frame import FRAME, Frame, move
-from backends.native.kernel import I64, POINTER
+from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import counted_loop, when
 from backends.native.prefetch import CACHE_LINE, prefetch_line
 from backends.native.units import MatrixUnit
 from backends.native.vectors import I1
 
-MICROKERNEL_TYPE = ir.FunctionType(
-    ir.VoidType(), [FRAME, POINTER, POINTER, I64, POINTER, POINTER, I1, I1, I1, POINTER, I64, I64]
-)
+ARGUMENTS = (FRAME, POINTER, POINTER, I64, POINTER, POINTER, I1, I1, I1, POINTER, I64, I64)
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,7 @@ class MicroKernel:
         leaves a tile at `target`, or adds to the one there (`adds`), or with `finish` (only if `direct`) applies the
         epilogue for the element (m, n) of C on.
         """
-        function = ir.Function(module, MICROKERNEL_TYPE, name)
-        function.linkage = "internal"
-        function.attributes.add("nounwind")
-        builder = ir.IRBuilder(function.append_basic_block("entry"))
+        function, builder = define_helper(module, name, ARGUMENTS)
         words, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n = function.args
         frame = Frame(builder, words)
         accs = self._start(builder, frame, depth, tile, resume, n)

@@ -11,7 +11,7 @@ import numpy as np
 from llvmlite import ir
 
 from backends.native.frame import move
-from backends.native.kernel import I64, POINTER
+from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import counted_loop, smaller
 from backends.native.memory import aligned_zeros
 from backends.native.prefetch import CACHE_LINE, prefetch_line
@@ -67,11 +67,7 @@ def define_panel_packer(module: ir.Module, name: str, panel: Panel, axis: str, e
     `axis` says which side of the source has unit stride: "x", "k" or "" (neither). Strides in bytes; xs <= width.
     What lies beyond xs and ks is zero, and nothing outside the xs * ks elements is read.
     """
-    kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64, I64, I64, POINTER, *([I64] if expects else [])])
-    function = ir.Function(module, kind, name)
-    function.linkage = "internal"
-    function.attributes.add("nounwind")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    function, builder = define_helper(module, name, [POINTER, I64, I64, I64, I64, POINTER, *([I64] if expects else [])])
     packer = _PanelPacker(builder, panel, *function.args)
     lanes = packer.lanes
     vectors = panel.width % lanes == 0 and (axis == "x" or lanes & (lanes - 1) == 0)

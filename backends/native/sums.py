@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from backends.native.conversions import emit_cast
 from backends.native.frame import move
-from backends.native.kernel import I64, POINTER
+from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import Values, counted_loop
 from backends.native.units import MatrixUnit
 from backends.native.vectors import constant, intrinsic, llvm_type, load_vector, tail_mask, widen
@@ -31,7 +31,8 @@ def needs_column_sums(spec: GemmSpec, unit: MatrixUnit) -> bool:
 
 def define_column_sums(module: ir.Module, name: str, unit: MatrixUnit, width: int) -> ir.Function:
     """void name(panel, depth, sums): the sums over `depth` rows of a packed panel's columns."""
-    builder, (panel, depth, sums) = _begin(module, name, [POINTER, I64, POINTER])
+    function, builder = define_helper(module, name, [POINTER, I64, POINTER])
+    panel, depth, sums = function.args
     group = width * unit.k * unit.b.bytes
     columns = range(0, width, unit.n)
 
@@ -49,13 +50,14 @@ def define_column_sums(module: ir.Module, name: str, unit: MatrixUnit, width: in
         address = move(builder, sums, I64(column * unit.acc.bytes))
         builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=unit.acc.bytes)
     builder.ret_void()
-    return builder.function
+    return function
 
 
 def define_row_sums(module: ir.Module, name: str, unit: MatrixUnit) -> ir.Function:
     """void name(rows, row stride in bytes, count, k, sums): the sums of rows whose k elements of the type `unit.left`
     lie side by side; of moved elements, what they lack is added."""
-    builder, (rows, stride, count, k, sums) = _begin(module, name, [POINTER, I64, I64, I64, POINTER])
+    function, builder = define_helper(module, name, [POINTER, I64, I64, I64, POINTER])
+    rows, stride, count, k, sums = function.args
     lanes, source, acc = unit.n, unit.left, unit.acc
     mask = tail_mask(builder, builder.urem(k, I64(lanes)), lanes)
     whole = builder.sub(k, builder.urem(k, I64(lanes)))
@@ -83,11 +85,4 @@ def define_row_sums(module: ir.Module, name: str, unit: MatrixUnit) -> ir.Functi
 
     counted_loop(builder, I64(0), count, I64(1), [], one)
     builder.ret_void()
-    return builder.function
-
-
-def _begin(module: ir.Module, name: str, kinds: list[ir.Type]) -> tuple[ir.IRBuilder, list[ir.Value]]:
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
-    function.linkage = "internal"
-    function.attributes.add("nounwind")
-    return ir.IRBuilder(function.append_basic_block("entry")), function.args
+    return function
