@@ -55,6 +55,7 @@ def outcome(backend: type[NativeBackend], model: onnx.ModelProto, inputs: Sequen
         return error
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", node_cases())
 def test_native_equals_the_reference(name: str) -> None:

@@ -18,6 +18,7 @@ def check(family: str, front_end: str) -> None:
     assert result.passed, result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 @pytest.mark.parametrize("family", QUICK)
 def test_quick(family: str, front_end: str) -> None:

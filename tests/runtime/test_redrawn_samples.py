@@ -177,6 +177,7 @@ def check_drawings(name: str, budget: settings) -> None:
     drawn()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CASES)
 def test_a_redrawn_sample(name: str) -> None:
