@@ -22,6 +22,8 @@ MODELS: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "minilm": ("models.minilm", ()),
     "gpt": ("models.gpt", ()),
     "gpt-tiny": ("models.gpt", ("tiny",)),
+    "digits": ("models.digits", ()),
+    "chars": ("models.chars", ()),
 }
 
 

@@ -18,6 +18,7 @@ SMALL = {
     "resnet50": (SMALL_RESNET, [{"batch": 3}]),
     "bert-tiny": ({"batch": 2, "seq": 7}, [{"batch": 1, "seq": 12}, {"batch": 3, "seq": 1}]),
     "gpt-tiny": ({"batch": 2, "seq": 7}, [{"batch": 1, "seq": 12}, {"batch": 3, "seq": 1}]),
+    "digits": ({"batch": 2}, [{"batch": 5}]),
 }
 
 
