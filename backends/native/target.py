@@ -132,8 +132,9 @@ def host() -> Target:
 
 
 def named(name: str | Target) -> Target:
-    """The target called `name`: host, host-avx2 (this machine held to AVX2), generic (what every machine of this
-    architecture has), or a machine to generate code for. Raises TargetError for another name."""
+    """The target called `name`: host, host-<family> (this machine without the matrix units that are better than that
+    family's; host-avx2 is this machine held to AVX2), generic (what every machine of this architecture has), or a
+    machine to generate code for. Raises TargetError for another name."""
     if isinstance(name, Target):
         return name
     here = host()
@@ -145,6 +146,8 @@ def named(name: str | Target) -> Target:
     if name == "host-avx2" and here.has(*_AVX2):
         kept = frozenset(f for f in here.features if not f.startswith(("avx512", "avx10", "amx")))
         return replace(here, name=name, cpu="x86-64-v3", features=kept, vector=32)
+    if name in _held_to_families(here):
+        return _held_to_families(here)[name]
     if name in _MACHINES:
         triple, cpu, known, vector = _MACHINES[name]
         return replace(here, name=name, triple=triple, cpu=cpu, features=frozenset(known), vector=vector)
@@ -153,7 +156,33 @@ def named(name: str | Target) -> Target:
 
 def names() -> tuple[str, ...]:
     """The names `named` knows on this machine."""
-    return ("host", *(("host-avx2",) if host().has(*_AVX2) else ()), "generic", *_MACHINES)
+    here = host()
+    held = dict.fromkeys((*_held_to_families(here), *(("host-avx2",) if here.has(*_AVX2) else ())))
+    return ("host", *held, "generic", *_MACHINES)
+
+
+@lru_cache(maxsize=8)
+def _held_to_families(here: Target) -> Mapping[str, Target]:
+    """By name, `here` without what only families of units better than one need: its products then run on that family
+    where it has a unit for them."""
+    from backends.native.units import ORDERED
+
+    needs: dict[str, set[str]] = {}
+    for unit in ORDERED:
+        needs.setdefault(unit.isa, set()).update(unit.requires)
+    held: dict[str, Target] = {}
+    families = list(needs)
+    for place, family in enumerate(families):
+        if family == "avx2" or all(unit.missing(here) for unit in ORDERED if unit.isa == family):
+            continue
+        better, rest = (set().union(*(needs[f] for f in part)) for part in (families[:place], families[place:]))
+        features, cpu, vector = here.features - (better - rest), here.cpu, here.vector
+        if vector == 64 and "avx512f" not in features:  # nor what else works on registers that are gone
+            features = frozenset(f for f in features if not f.startswith(("avx512", "avx10", "amx")))
+            cpu, vector = "x86-64-v3", 32
+        name = f"host-{family}"
+        held[name] = replace(here, name=name, cpu=cpu, features=features, vector=vector)
+    return held
 
 
 def usable_cores(root: Path = Path("/")) -> int:

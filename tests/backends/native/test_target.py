@@ -60,6 +60,15 @@ def test_every_name_is_a_target_of_that_name() -> None:
     assert named(host()) is host()
 
 
+def test_a_target_held_to_a_family_has_that_family_as_its_best() -> None:
+    usable = [isa for isa, (_, missing) in host().unit_families.items() if not missing]
+    held = {isa: named("generic" if isa == "generic" else f"host-{isa}") for isa in usable}
+    assert {target.name for target in held.values()} <= set(names())
+    for isa, target in held.items():
+        assert target.runs_here
+        assert next(found for found, (_, missing) in target.unit_families.items() if not missing) == isa
+
+
 @pytest.mark.parametrize("name", ["", "pentium", "HOST"])
 def test_unknown_names_list_the_known_ones(name: str) -> None:
     with pytest.raises(TargetError, match="expected one of host"):
