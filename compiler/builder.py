@@ -17,6 +17,7 @@ from compiler.dims import Dim, Size
 from compiler.errors import SansuanError
 from compiler.ir import Graph, Guard, ImportedNode, Node, Value
 from compiler.op import Call, Op, lookup
+from compiler.policy import Policy
 from compiler.types import TensorType, ValueType, of_array
 
 TRACKED_ELEMENTS = 4096  # larger integer tensors are data, not shapes
@@ -36,6 +37,8 @@ class Builder:
         self.notes: dict[str, str] = dict(source.notes) if source else {}
         self.output_names: tuple[str, ...] = source.output_names if source else ()
         self.size_names: dict[str, str] = dict(source.size_names) if source else {}
+        self.policy: Policy | None = source.policy if source else None
+        self.remarks: dict[str, str] = dict(source.remarks) if source else {}
         self._where: tuple[str, ...] = ()
         self._names: set[str] = {value.name for value in source.values()} | set(self.constants) if source else set()
         self._counters: dict[str, int] = {}
@@ -164,7 +167,14 @@ class Builder:
             self.notes,
             self.output_names,
             self.size_names,
+            self.policy,
+            self.remarks,
         )
+
+    def remark(self, node: str, text: str) -> None:
+        """Let the ledger say something about an imported node, beside what ran it."""
+        known = self.remarks.get(node, "")
+        self.remarks[node] = text if known in ("", text) else f"{known}; {text}"
 
     def add_guard(self, left: Size, right: Size, asserted: bool = False) -> None:
         """Record that two sizes are taken to be equal, or that the model says so."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from compiler.dims import Size
+from compiler.policy import Policy
 from compiler.types import ValueType
 
 
@@ -75,7 +76,8 @@ class Graph:
     constants: arrays by value name (weights and folded results). `guards`: see Guard. `imported`: every node of
     the model as imported. `notes`: for imported nodes that need no kernel, why (folded, view, dead). `output_names`:
     what the user calls the outputs, () where their value names say it. `size_names`: the user's spelling of named
-    sizes that are no identifiers.
+    sizes that are no identifiers. `policy`: in which precision its products are to run, None: as written. `remarks`:
+    what the ledger says beside what ran an imported node.
     """
 
     inputs: tuple[Value, ...]
@@ -87,6 +89,8 @@ class Graph:
     notes: Mapping[str, str] = field(default_factory=dict)
     output_names: tuple[str, ...] = ()
     size_names: Mapping[str, str] = field(default_factory=dict)
+    policy: Policy | None = None
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
     def values(self) -> Iterator[Value]:
         """Every value in definition order: inputs, then node outputs (constants are not listed)."""
@@ -115,6 +119,20 @@ class Graph:
         nodes = tuple(renewed(node) for node in self.nodes)
         constants = {name: arrays.get(name, array) for name, array in self.constants.items()}
         return replace(self, nodes=nodes, constants=constants)
+
+    def with_policy(self, policy: Policy | None) -> Graph:
+        """This graph, its bodies too, with its products in other precisions."""
+
+        def renewed(item: Any) -> Any:
+            return item.with_policy(policy) if isinstance(item, Graph) else item
+
+        nodes = tuple(
+            replace(node, attrs={key: renewed(item) for key, item in node.attrs.items()})
+            if any(isinstance(item, Graph) for item in node.attrs.values())
+            else node
+            for node in self.nodes
+        )
+        return replace(self, nodes=nodes, policy=policy)
 
     def consumers(self) -> dict[str, list[Node]]:
         """For each value name, the nodes that read it, once per read. Graph outputs are not nodes."""

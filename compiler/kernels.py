@@ -292,3 +292,4 @@ class Lowered:
     guards: tuple[Guard, ...] = ()
     imported: tuple[ImportedNode, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)

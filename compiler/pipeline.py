@@ -13,7 +13,7 @@ from compiler.passes.fold import fold
 from compiler.passes.fuse import fuse
 from compiler.passes.grouped_heads import group_heads
 from compiler.passes.lower import lower
-from compiler.passes.precision import set_precision
+from compiler.passes.narrow import narrow
 from compiler.passes.verify import verify
 
 Pass = Callable[[Graph], Graph]
@@ -28,18 +28,21 @@ PASSES: tuple[Pass, ...] = (
     group_heads,  # when attention is one node
     dce,
 )
+NARROWING: tuple[Pass, ...] = (
+    narrow,  # products in the precisions of the policy
+    fuse,  # conversions of their operands
+    dce,
+)
 
 
-def optimize(graph: Graph, precision: str | None = None) -> Graph:
+def optimize(graph: Graph) -> Graph:
     """`graph` in core ops, fused. Raises ModelError where a pass breaks the graph."""
     verify(graph)
-    if precision is not None:
-        graph = verify(set_precision(graph, precision))
-    for step in PASSES:
+    for step in (*PASSES, *(NARROWING if graph.policy else ())):
         graph = verify(step(graph))
     return graph
 
 
-def lower_graph(graph: Graph, precision: str | None = None) -> Lowered:
+def lower_graph(graph: Graph) -> Lowered:
     """The lowered program of an imported graph."""
-    return lower(optimize(graph, precision))
+    return lower(optimize(graph))

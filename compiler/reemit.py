@@ -28,6 +28,7 @@ def reemit(
     builder = Builder()
     builder.imported, builder.notes = list(graph.imported), dict(graph.notes)
     builder.output_names, builder.size_names = graph.output_names, dict(graph.size_names)
+    builder.policy, builder.remarks = graph.policy, dict(graph.remarks)
     values: dict[str, Value] = {}
     sizes: dict[str, Size] = {}  # what sizes that inference invented the first time are now
 

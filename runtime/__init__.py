@@ -32,7 +32,10 @@ __all__ = [
     "DtypeError",
     "ModelError",
     "Options",
+    "Policy",
     "Program",
+    "Range",
+    "Rule",
     "SansuanError",
     "ShapeError",
     "Target",
@@ -47,6 +50,7 @@ __all__ = [
 _HOMES = {
     "compiler.errors": ("DtypeError", "ModelError", "SansuanError", "ShapeError", "TargetError", "UnsupportedOp"),
     "backends.native.target": ("Target",),
+    "compiler.policy": ("Policy", "Range", "Rule"),
     "runtime.api": ("compile", "target"),
     "runtime.options": ("Options",),
     "runtime.product": ("matmul",),

@@ -13,20 +13,22 @@ from backends.native import target as targets
 from backends.native.executable import Executable
 from backends.native.target import Target
 from backends.reference.interpreter import ReferenceExecutable
-from compiler.errors import ModelError, SansuanError, TargetError, UnsupportedOp
+from compiler.errors import ModelError, SansuanError, TargetError
 from compiler.ir import Graph
-from compiler.passes.precision import NAMES as PRECISIONS
+from compiler.passes.precision import NAMES as RETYPING
 from compiler.passes.precision import set_precision
 from compiler.passes.specialize import specialize
-from compiler.pipeline import lower_graph
+from compiler.pipeline import lower_graph, optimize
+from compiler.policy import Policy, resolve
 from runtime.by_value import ByValue
+from runtime.ledger import Notes
 from runtime.options import Options
 from runtime.product import matmul
 from runtime.program import Program, Runner
 
 __all__ = ["compile", "matmul", "target"]
 
-_PLANNED_PRECISIONS = ("bf16", "int8")
+PRECISIONS = (*RETYPING, "bf16", "int8")
 _FIXED_SIZE = "torch sizes are fixed unless named in dynamic_shapes: compile with dynamic_shapes={...} for this axis"
 
 
@@ -34,7 +36,7 @@ def compile(
     model: Any,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     *,
-    precision: str | None = None,
+    precision: str | Policy | None = None,
     backend: str = "native",
     dynamic_shapes: Any = None,
     threads: int | None = None,
@@ -46,8 +48,11 @@ def compile(
 
     model: an ONNX model (path, bytes or ModelProto), a torch.nn.Module (then `example_inputs`: a tuple of positional
     inputs, a dict of named ones, or a pair of both) or a torch.export.ExportedProgram.
-    precision: None keeps the model's own types; "fp64" or "fp32" does all float arithmetic in that type. Inputs and
-    outputs keep the model's types, except that "fp64" answers float64.
+    precision: None keeps the model's own types; "fp64" or "fp32" does all float arithmetic in that type; "bf16" or
+    "int8" only products of weights and activations (sums in float32, or exact in int32; weights per output channel,
+    activations quantized row by row as they run); a runtime.Policy chooses for each product. The ledger says which
+    product runs in what, and why not in what was asked for. Inputs and outputs keep the model's types, except that
+    "fp64" answers float64.
     backend: "native", or "reference" to run the graph in NumPy.
     dynamic_shapes: as in torch.export; torch axes not named there are fixed. ONNX's named dimensions vary freely.
     threads: the most to use; None: OMP_NUM_THREADS if set, else what affinity and the cgroup quota allow.
@@ -89,11 +94,10 @@ def target(name: str | Target | None = None) -> Target:
     return targets.host() if name is None else targets.named(name)
 
 
-def _check_words(precision: str | None, backend: str) -> None:
-    if precision in _PLANNED_PRECISIONS:
-        raise UnsupportedOp(f"precision {precision!r} does not exist yet; use {', '.join(PRECISIONS)} or None")
-    if precision is not None and precision not in PRECISIONS:
-        raise SansuanError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)} or None")
+def _check_words(precision: str | Policy | None, backend: str) -> None:
+    if precision is not None and not isinstance(precision, Policy) and precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise SansuanError(f"precision {precision!r} is unknown; expected one of {known}, a runtime.Policy or None")
     if backend not in ("native", "reference"):
         raise SansuanError(f"backend {backend!r} is unknown; expected 'native' or 'reference'")
 
@@ -118,7 +122,7 @@ def _compile_torch(
     model: Any,
     example_inputs: Any,
     dynamic_shapes: Any,
-    precision: str | None,
+    precision: str | Policy | None,
     backend: str,
     machine: Target,
     options: Options,
@@ -144,16 +148,19 @@ def _compile_torch(
     )
 
 
-def _in_precision(graph: Graph, precision: str | None) -> Graph:
-    return graph if precision is None else set_precision(graph, precision)
+def _in_precision(graph: Graph, precision: str | Policy | None) -> Graph:
+    if precision is None:
+        return graph
+    return set_precision(graph, precision) if precision in RETYPING else graph.with_policy(resolve(precision))
 
 
-def _executable(graph: Graph, backend: str, machine: Target, options: Options) -> tuple[Runner, Mapping[str, str]]:
-    """What runs the graph, and why imported nodes without a kernel need none."""
+def _executable(graph: Graph, backend: str, machine: Target, options: Options) -> tuple[Runner, Notes]:
+    """What runs the graph, and what the ledger says beside that."""
     if backend == "reference":
-        return ReferenceExecutable(graph), {node.name: "run by the NumPy reference" for node in graph.imported}
+        idle = {node.name: "run by the NumPy reference" for node in graph.imported}
+        return ReferenceExecutable(optimize(graph) if graph.policy else graph), Notes(idle)
     lowered = lower_graph(graph)
-    return Executable(lowered, machine, options), lowered.notes
+    return Executable(lowered, machine, options), Notes(lowered.notes, lowered.remarks)
 
 
 def _specializer(

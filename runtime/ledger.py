@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backends.native.executable import CallRow
 from compiler.ir import ImportedNode
@@ -22,6 +22,15 @@ _WEIGHTIEST = (GemmSpec, AttentionSpec, WindowSpec, ReduceSpec, MapSpec)
 
 
 @dataclass(frozen=True)
+class Notes:
+    """What compiling found out about imported nodes, by name: `idle` says why a node needs no kernel, `remarks` what
+    else is to be told of it, such as why it is not in the precision asked for."""
+
+    idle: Mapping[str, str] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class LedgerRow:
     """One node of the imported model. `unit` is "host" where the reference ran it, "none" where nothing had to;
     `runs` counts executions; `reason` says why no better unit serves it, or why nothing had to run."""
@@ -37,7 +46,7 @@ class LedgerRow:
     reason: str
 
 
-def ledger(imported: Sequence[ImportedNode], notes: Mapping[str, str], calls: Sequence[CallRow]) -> list[LedgerRow]:
+def ledger(imported: Sequence[ImportedNode], notes: Notes, calls: Sequence[CallRow]) -> list[LedgerRow]:
     """One row a node of the imported model, in its order."""
     of_node: dict[str, list[CallRow]] = {}
     for call in calls:
@@ -46,15 +55,16 @@ def ledger(imported: Sequence[ImportedNode], notes: Mapping[str, str], calls: Se
     return [_row(node, of_node.get(node.name, []), notes) for node in imported]
 
 
-def _row(node: ImportedNode, calls: Sequence[CallRow], notes: Mapping[str, str]) -> LedgerRow:
+def _row(node: ImportedNode, calls: Sequence[CallRow], notes: Notes) -> LedgerRow:
     if not calls:
-        reason = notes.get(node.name, "a view, or folded into its consumers")
+        reason = notes.idle.get(node.name, "a view, or folded into its consumers")
         return LedgerRow(node.name, node.op, "", "none", "", "", "", 0, reason)
     main = min(calls, key=lambda row: (-min(row.runs, 1), _weight(row)))
     others = dict.fromkeys(row.kernel for row in calls if row.kernel != main.kernel)
     dtypes = _dtypes(main.call)
     kernels = " + ".join([main.kernel, *others])
-    return LedgerRow(node.name, node.op, kernels, main.unit, *dtypes, main.runs, main.reason)
+    reason = "; ".join(filter(None, (notes.remarks.get(node.name), main.reason)))
+    return LedgerRow(node.name, node.op, kernels, main.unit, *dtypes, main.runs, reason)
 
 
 def _weight(row: CallRow) -> int:

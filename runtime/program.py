@@ -16,7 +16,7 @@ from compiler.ir import Graph
 from compiler.kernels import HostCall, Lowered
 from runtime.binding import in_order, spec_of, to_array, to_torch
 from runtime.by_value import ByValue
-from runtime.ledger import LedgerRow, ledger, table
+from runtime.ledger import LedgerRow, Notes, ledger, table
 
 SPECIALIZED = 16  # programs kept for sizes that break the general one's guards
 
@@ -74,7 +74,7 @@ class Program:
         self,
         graph: Graph,
         executable: Runner,
-        notes: Mapping[str, str],
+        notes: Notes,
         *,
         structure: Structure | None = None,
         specialize: Callable[[tuple[tuple[int, ...], ...]], Runner] | None = None,
@@ -83,7 +83,7 @@ class Program:
         ranges: Mapping[str, tuple[int, int | None]] | None = None,
     ) -> None:
         """graph: the model as imported (its constants are not kept), its outputs of the types `executable` yields;
-        notes: why nodes without a call need none; specialize(shapes): an executable for inputs of just these shapes,
+        notes: what the ledger adds; specialize(shapes): an executable for inputs of just these shapes,
         for calls that break a guard; fetch_weights(): the program with its present weights, for `refresh`; hint: what
         an error about a fixed size should advise; ranges: least and greatest of named sizes."""
         names = graph.output_names or tuple(value.name for value in graph.outputs)

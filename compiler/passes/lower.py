@@ -304,6 +304,7 @@ class Lowering:
             guards=graph.guards,
             imported=graph.imported,
             notes=graph.notes,
+            remarks=graph.remarks,
         )
 
 

@@ -89,7 +89,7 @@ def test_run_makes_inputs_of_the_sizes_asked_for(model: str, capsys: pytest.Capt
         (["compile", "absent.onnx"], "absent.onnx"),
         (["compile", __file__], "ModelError: .*no ONNX model"),
         (["run", "MODEL", "--inputs", __file__], "ModelError: .*not an .npz file"),
-        (["compile", "MODEL", "--precision", "int8"], "int8"),
+        (["compile", "MODEL", "--precision", "int3"], "int8"),
         (["compile", "MODEL", "--backend", "abacus"], "abacus"),
     ],
 )

@@ -16,6 +16,7 @@ from compiler.dims import symbol
 from compiler.errors import DtypeError, ModelError, ShapeError
 from compiler.ir import Graph, Guard, ImportedNode, Value
 from compiler.types import SequenceType, TensorType
+from runtime.ledger import Notes
 from runtime.options import Options
 from runtime.program import Program
 from tests.backends.native.programs import TestKernel, executable, program
@@ -42,7 +43,7 @@ def graph(**shapes: tuple[dtypes.DType, tuple[Any, ...] | None]) -> Graph:
 
 def recorded(**shapes: tuple[dtypes.DType, tuple[Any, ...] | None]) -> tuple[Program, Recorder]:
     recorder = Recorder()
-    return Program(graph(**shapes), recorder, {}), recorder
+    return Program(graph(**shapes), recorder, Notes()), recorder
 
 
 PAIR: dict[str, Any] = {"a": (dtypes.float32, (N, 3)), "b": (dtypes.int64, ())}
@@ -125,7 +126,7 @@ def test_scalars_strings_and_narrow_types() -> None:
 def test_sequences_pass_as_they_are() -> None:
     value = Value("q", SequenceType(TensorType(dtypes.float32, None)))
     recorder = Recorder()
-    program = Program(Graph((value,), (), (value,)), recorder, {})
+    program = Program(Graph((value,), (), (value,)), recorder, Notes())
     given = [A, A]
     program(given)
     assert recorder.seen[0] is given
@@ -154,7 +155,7 @@ def test_torch_in_and_out() -> None:
 
     recorder = Recorder()
     shapes: dict[str, Any] = {"a": (dtypes.float32, (N, 3)), "h": (dtypes.bfloat16, (2,))}
-    program = Program(graph(**shapes), recorder, {}, structure=Structure(), hint="see dynamic_shapes")  # type: ignore[arg-type]
+    program = Program(graph(**shapes), recorder, Notes(), structure=Structure(), hint="see dynamic_shapes")  # type: ignore[arg-type]
     a, h = torch.ones(2, 3, requires_grad=True), torch.tensor([1.5, -2]).bfloat16()
     results = program(a, h)
     assert recorder.seen[0].ctypes.data == a.data_ptr()  # zero copy
@@ -175,7 +176,7 @@ def test_ledger_and_explain() -> None:
     lowered = program(steps=2)
     nodes = tuple(ImportedNode(name, "Mul") for name in ("node0", "node1", "node2", "node3"))
     imported = Graph(lowered.inputs, (), tuple(v for v, _ in lowered.outputs), imported=nodes)
-    made = Program(imported, executable(lowered, TestKernel(), TestKernel(spins=1)), {"node2": "folded"})
+    made = Program(imported, executable(lowered, TestKernel(), TestKernel(spins=1)), Notes({"node2": "folded"}))
     made(np.ones(3), TWO)
     made(np.ones(3), TWO)
     rows = made.ledger()
@@ -202,12 +203,12 @@ def test_a_broken_guard_is_served_by_a_program_of_its_own() -> None:
         asked.append(shapes)
         return executable(lowered)
 
-    made = Program(imported, guarded, {}, specialize=specialize)
+    made = Program(imported, guarded, Notes(), specialize=specialize)
     for length in (4, 5, 5, 6, 4):
         assert np.array_equal(made(np.ones(length), TWO)[0], np.full(length, 2.0))
     assert asked == [((5,), (1,)), ((6,), (1,))]
     with pytest.raises(ShapeError, match="layer/Add: the model was compiled for n equal to 4") as caught:
-        Program(imported, guarded, {})(np.ones(5), TWO)
+        Program(imported, guarded, Notes())(np.ones(5), TWO)
     assert isinstance(caught.value.__cause__, GuardBroken)
 
 
@@ -215,7 +216,7 @@ def test_refresh() -> None:
     lowered = program(weights={"f": np.array([3.0])})
     imported = Graph(lowered.inputs, (), tuple(v for v, _ in lowered.outputs))
     with pytest.raises(ModelError, match="compile it again"):
-        Program(imported, executable(lowered), {}).refresh()
+        Program(imported, executable(lowered), Notes()).refresh()
     made = Program(imported, executable(lowered), {}, fetch_weights=lambda: program(weights={"f": np.array([5.0])}))
     assert made(np.ones(2))[0][0] == 3
     made.refresh()
