@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +11,7 @@ from backends.native import target as targets
 from backends.native.executable import Executable
 from backends.native.target import Target
 from backends.reference.interpreter import ReferenceExecutable
-from compiler.errors import ModelError, SansuanError, TargetError
+from compiler.errors import SansuanError, TargetError
 from compiler.ir import Graph
 from compiler.passes.precision import NAMES as RETYPING
 from compiler.passes.precision import set_precision
@@ -21,12 +19,16 @@ from compiler.passes.specialize import specialize
 from compiler.pipeline import lower_graph, optimize
 from compiler.policy import Policy, resolve
 from runtime.by_value import ByValue
+from runtime.importing import Imported, load
 from runtime.ledger import Notes
 from runtime.options import Options
 from runtime.product import matmul
 from runtime.program import Program, Runner
 
-__all__ = ["compile", "matmul", "target"]
+if TYPE_CHECKING:
+    from compiler.frontends.torch import ImportedTorch
+
+__all__ = ["build", "compile", "matmul", "target"]
 
 PRECISIONS = (*RETYPING, "bf16", "int8")
 _FIXED_SIZE = "torch sizes are fixed unless named in dynamic_shapes: compile with dynamic_shapes={...} for this axis"
@@ -66,26 +68,23 @@ def compile(
     _check_words(precision, backend)
     options = Options.resolve(threads, cache, tune)
     machine = _machine(target)
-    if _is_torch(model):
-        return _compile_torch(model, example_inputs, dynamic_shapes, precision, backend, machine, options)
-    if not isinstance(model, str | bytes | os.PathLike) and not hasattr(model, "SerializeToString"):
-        raise ModelError(
-            f"model is {type(model).__name__}; expected a path, bytes or ModelProto of an ONNX model, "
-            "a torch.nn.Module or a torch.export.ExportedProgram"
-        )
-    from compiler.frontends import onnx
-    from compiler.frontends.onnx_values import deciding_inputs
+    return build(load(model, example_inputs, dynamic_shapes), precision, backend, machine, options)
 
-    graph = _in_precision(onnx.load(model), precision)
+
+def build(
+    imported: Imported, precision: str | Policy | None, backend: str, machine: Target, options: Options
+) -> Program:
+    """The program of an imported model; the arguments are those of `compile`, resolved."""
+    if imported.structure is not None:
+        return _of_torch(imported, imported.structure, precision, backend, machine, options)
+    graph = _in_precision(imported.graph, precision)
     executable, notes = _executable(graph, backend, machine, options)
-    if isinstance(executable, Executable) and (deciding := deciding_inputs(model)):
+    if isinstance(executable, Executable) and imported.deciding:
 
         def for_contents(contents: Mapping[str, np.ndarray]) -> Executable:
-            known = _in_precision(onnx.load(model, contents), precision)
-            return Executable(lower_graph(known), machine, options)
+            return Executable(lower_graph(_in_precision(imported.knowing(contents), precision)), machine, options)
 
-        numbers = {i: value.name for i, value in enumerate(graph.inputs) if value.name in deciding}
-        executable = ByValue(executable, numbers, for_contents)
+        executable = ByValue(executable, imported.deciding, for_contents)
     return Program(graph, executable, notes, specialize=_specializer(graph, backend, machine, options))
 
 
@@ -109,42 +108,29 @@ def _machine(target: Target | str | None) -> Target:
     return machine
 
 
-def _is_torch(model: Any) -> bool:
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return False
-    exported = sys.modules.get("torch.export")
-    kinds = (torch.nn.Module, *((exported.ExportedProgram,) if exported is not None else ()))
-    return isinstance(model, kinds)
-
-
-def _compile_torch(
-    model: Any,
-    example_inputs: Any,
-    dynamic_shapes: Any,
+def _of_torch(
+    imported: Imported,
+    structure: ImportedTorch,
     precision: str | Policy | None,
     backend: str,
     machine: Target,
     options: Options,
 ) -> Program:
-    from compiler.frontends import torch
-
-    imported = torch.load(model, example_inputs, dynamic_shapes)
     graph = _in_precision(imported.graph, precision)
     executable, notes = _executable(graph, backend, machine, options)
 
     def present() -> Graph:
-        return _in_precision(imported.graph.with_constants(imported.weights()), precision)
+        return _in_precision(structure.graph.with_constants(structure.weights()), precision)
 
     return Program(
         graph,
         executable,
         notes,
-        structure=imported,
+        structure=structure,
         specialize=_specializer(graph, backend, machine, options, present),
         fetch_weights=lambda: lower_graph(present()),
         hint=_FIXED_SIZE,
-        ranges=imported.ranges,
+        ranges=structure.ranges,
     )
 
 

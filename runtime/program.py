@@ -111,6 +111,10 @@ class Program:
             structure.write_back(results, values)
         return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
 
+    def bind(self, *args: Any, **named: Any) -> list[np.ndarray]:
+        """The arrays that a call with these arguments would run on, in the order of `inputs`."""
+        return self._checked(self._in_order(args, named))
+
     def ledger(self) -> list[LedgerRow]:
         """What ran each node of the imported model; runs are counted since the program was compiled."""
         return ledger(self._imported, self._notes, self._calls())
@@ -152,22 +156,31 @@ class Program:
         return f"Program({inputs} -> {outputs})"
 
     def _call(self, *args: Any, **named: Any) -> tuple[Any, ...]:
-        return self._arrays(in_order(self.inputs, args, named))
+        return self._arrays(self._in_order(args, named))
 
     def _call_torch(self, *args: Any, **named: Any) -> Any:
         structure = self._structure
         assert structure is not None
-        inputs = list(args) if structure.simple_inputs and not named else structure.flatten(args, named)
-        if len(inputs) != len(self.inputs):
-            inputs = in_order(self.inputs, inputs, {})
+        inputs = self._in_order(args, named)
         outputs = [to_torch(array) for array in self._arrays(inputs)]
         if structure.result_kind == "tensor":
             return outputs[0]
         return tuple(outputs) if structure.result_kind == "tuple" else structure.unflatten(outputs, inputs)
 
+    def _in_order(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+        """A call's arguments, one for each input."""
+        structure = self._structure
+        if structure is None:
+            return in_order(self.inputs, args, named)
+        inputs = list(args) if structure.simple_inputs and not named else structure.flatten(args, named)
+        return inputs if len(inputs) == len(self.inputs) else in_order(self.inputs, inputs, {})
+
+    def _checked(self, values: Sequence[Any]) -> list[Any]:
+        return [to_array(value, spec, self._hint) for value, spec in zip(values, self.inputs, strict=True)]
+
     def _arrays(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """Outputs as arrays for inputs in order."""
-        return self._run(*[to_array(value, spec, self._hint) for value, spec in zip(values, self.inputs, strict=True)])
+        return self._run(*self._checked(values))
 
     def _run_arrays(self, *arrays: Any) -> tuple[Any, ...]:
         try:
