@@ -28,6 +28,13 @@ def load(model: Any, known: Mapping[str, np.ndarray | TensorType] | None = None)
     given stays an input nobody reads.
     Raises ModelError (malformed model), UnsupportedOp (all operators nothing covers), ShapeError, DtypeError.
     """
+    return load_named(model, known)[0]
+
+
+def load_named(
+    model: Any, known: Mapping[str, np.ndarray | TensorType] | None = None
+) -> tuple[Graph, Mapping[str, Value]]:
+    """What `load` answers, and which value each name of the model's main graph stands for."""
     source = read_model(model)
     refuse_unsupported(source)
     graph = source.proto.graph
@@ -39,7 +46,7 @@ def load(model: Any, known: Mapping[str, np.ndarray | TensorType] | None = None)
     builder.imported.extend(ImportedNode(labels[i], node.op_type) for i, node in enumerate(graph.node))
     import_nodes(frame, graph.node, labels)
     builder.output_names = tuple(output.name for output in graph.output)
-    return builder.finish([_output(frame.scope, output.name) for output in graph.output])
+    return builder.finish([_output(frame.scope, output.name) for output in graph.output]), frame.scope
 
 
 def _add_inputs(frame: Frame, graph: Any, known: Mapping[str, np.ndarray | TensorType]) -> None:

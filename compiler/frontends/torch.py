@@ -32,6 +32,8 @@ class ImportedTorch:
     ranges: least and greatest size (None: any) of named sizes that may not vary freely.
     simple_inputs: every input is one tensor by position and there is no `state`: `flatten(args, {})` is args.
     result_kind: "tensor" or "tuple" where `unflatten` answers outputs[0] or tuple(outputs), else "tree".
+    program: the exported program the graph was made of.
+    known: what each of its fx nodes, by name, stands for: a Value of the graph where it is one real tensor.
     """
 
     graph: Graph
@@ -42,7 +44,8 @@ class ImportedTorch:
     ranges: Mapping[str, tuple[int, int | None]]
     simple_inputs: bool
     result_kind: str
-    _program: ExportedProgram
+    program: ExportedProgram
+    known: Mapping[str, Any]
     _module: torch.nn.Module | None
     _inputs: tuple[Leaf, ...]
     _parameter_names: tuple[str, ...]
@@ -56,9 +59,9 @@ class ImportedTorch:
 
         args, kwargs = self._as_exported(tuple(args), dict(kwargs))
         leaves, spec = _pytree.tree_flatten((args, kwargs))
-        if spec != self._program.call_spec.in_spec:
+        if spec != self.program.call_spec.in_spec:
             raise ModelError(
-                f"the inputs are nested as {spec}; expected {self._program.call_spec.in_spec} as in example_inputs; "
+                f"the inputs are nested as {spec}; expected {self.program.call_spec.in_spec} as in example_inputs; "
                 "compile again for another structure"
             )
         tensors: list[Any] = []
@@ -86,7 +89,7 @@ class ImportedTorch:
 
         self.write_back(outputs, inputs)
         leaves = [leaf.pick(outputs) for leaf in self.results]
-        return _pytree.tree_unflatten(leaves, self._program.call_spec.out_spec)
+        return _pytree.tree_unflatten(leaves, self.program.call_spec.out_spec)
 
     def write_back(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> None:
         """Store what the module changes: buffers, and inputs (tensors or arrays) it works on in place."""
@@ -110,12 +113,12 @@ class ImportedTorch:
             for part in name.split("."):
                 found = getattr(found, part, None)
         if found is None:
-            found = self._program.state_dict.get(name, self._program.constants.get(name))
+            found = self.program.state_dict.get(name, self.program.constants.get(name))
         return found
 
     def _as_exported(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments moved between position and keyword to where the example had them, keywords in its order."""
-        in_spec = self._program.call_spec.in_spec
+        in_spec = self.program.call_spec.in_spec
         positions = in_spec.child(0).num_children
         keywords = list(in_spec.child(1).context or ())
         names = list(self._parameter_names)
@@ -160,7 +163,8 @@ def load(
         and all(leaf.kind == "value" for leaf in imported.inputs)
         and not imported.state,
         result_kind=_result_kind(program.call_spec.out_spec, imported.results, bool(imported.writes)),
-        _program=program,
+        program=program,
+        known=imported.known,
         _module=module,
         _inputs=imported.inputs,
         _parameter_names=_forward_names(module.forward if module is not None else None),

@@ -50,6 +50,7 @@ class Imported:
     writes: tuple[tuple[int, int], ...]
     inputs: tuple[Leaf, ...]
     results: tuple[Leaf, ...]
+    known: Mapping[str, Any]
 
 
 @dataclass
@@ -82,7 +83,7 @@ def import_program(program: ExportedProgram, names: Mapping[Any, str]) -> Import
     graph = frame.finish(outputs)
     used = graph.constant_names()
     parameters = {name: path for name, path in work.parameters.items() if name in used}
-    return Imported(graph, parameters, tuple(state), writes, tuple(inputs), results)
+    return Imported(graph, parameters, tuple(state), writes, tuple(inputs), results, frame.known)
 
 
 def _claim_symbols(work: _Import, names: Mapping[Any, str]) -> None:

@@ -61,7 +61,7 @@ def _retype(item: Any, target: DType) -> Any:
     if isinstance(item, Stage):
         return replace(item, expr=_expr(item.expr, target))
     if isinstance(item, Graph):
-        return _body(item, target)
+        return in_type(item, target)
     if isinstance(item, Mapping):
         return {key: _retype(value, target) for key, value in item.items()}
     if isinstance(item, tuple):
@@ -69,8 +69,9 @@ def _retype(item: Any, target: DType) -> Any:
     return item
 
 
-def _body(graph: Graph, target: DType) -> Graph:
-    """A body of control flow, which is given values of the precision and answers with such."""
+def in_type(graph: Graph, target: DType) -> Graph:
+    """`graph` with every float of another type in `target`: given such values, as bodies of control flow are, and
+    answering with such."""
 
     def retyped(value: Value) -> ValueType:
         if isinstance(value.type, TensorType) and value.type.dtype in _RETYPED:
