@@ -116,6 +116,9 @@ class GemmSpec:
     With `ends` (int32 or int64) B is one matrix a group, (E, K, N), and the last read, of that type, says where each
     group's rows of A end, (E,) ascending: rows [ends[e-1], ends[e]) take B[e], rows from the last end on are products
     of nothing. Ends that descend or lie outside 0..M are an error flag; `batch_rank` is 0.
+    With `codes` (int4, uint4, int8 or uint8) B is a constant stored as such, (K, N); every params[0] rows share a scale
+    and, with `zeros`, a zero point of that type: the last reads, (groups, N). An element of B is what ops.core_blocks
+    says, rounded to type b. Groups are multiples of 16 rows, or all of them.
     """
 
     a: DType
@@ -132,6 +135,8 @@ class GemmSpec:
     window: int = 0
     ends: DType | None = None
     fill: int = 0
+    codes: DType | None = None
+    zeros: DType | None = None
 
 
 @dataclass(frozen=True)

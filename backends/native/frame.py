@@ -15,7 +15,8 @@ from backends.native.kernel import I64, POINTER
 from compiler.dtypes import DType
 
 FRAME = I64.as_pointer()
-_FIELDS = ("a_row", "a_k", "b_k", "b_panel", "prefetch_step", "segment", "k", "column_sums")
+_FIELDS = ("a_row", "a_k", "b_k", "b_panel", "prefetch_step", "segment", "k", "column_sums", "scales", "zeros", "group",
+           "first")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from llvmlite import ir
 
 from backends.native.blocking import SLAB_PANELS, Blocking, Product, blocking, slab_rows
+from backends.native.coding import Coding
 from backends.native.form import HEADER, Shape
 from backends.native.gather import window_words
 from backends.native.gemm_shape import deserves_packing, reads_any_stride, shape_of
@@ -52,6 +53,11 @@ class GemmKernel:
         return self.matrix_unit.panels(self.shape.grid)[1][0]
 
     @property
+    def coding(self) -> Coding | None:
+        """How B's codes lie, if it is stored as such."""
+        return None if self.spec.codes is None else Coding.of(self.spec, self.matrix_unit, self.width)
+
+    @property
     def name(self) -> str:
         """gemm_<a>_<b>_<acc>_<isa>_<grid>_<what else shapes the code>."""
         spec, unit = self.spec, self.matrix_unit
@@ -64,11 +70,17 @@ class GemmKernel:
         MacroKernel(module, self.name, self.spec, self.matrix_unit, self.shape).emit()
 
     def packed_reads(self, call: KernelCall) -> tuple[int, ...]:
-        """B, where it is a weight."""
-        return (1,) if self.spec.constant_b else ()
+        """B, where it is a weight; of codes also scales and zero points, which come last."""
+        if not self.spec.constant_b:
+            return ()
+        parameters = 0 if self.spec.codes is None else 1 if self.spec.zeros is None else 2
+        return (1, *range(len(call.reads) - parameters, len(call.reads)))
 
     def pack(self, call: KernelCall, read: int, array: np.ndarray) -> np.ndarray:
-        """B [.., K, N] as [.., N/W, K/D, W, D]; batch axes along which it repeats are kept once."""
+        """B [.., K, N] as [.., N/W, K/D, W, D]; batch axes along which it repeats are kept once. Codes: see coding."""
+        if self.coding is not None:
+            place = self.packed_reads(call).index(read)
+            return (self.coding.pack_codes, self.coding.pack_scales, self.coding.pack_zeros)[place](array)
         kept = tuple(
             slice(0, 1) if call.reads[read].strides[i] == 0 else slice(None) for i in range(self.spec.batch_rank)
         )
@@ -82,6 +94,9 @@ class GemmKernel:
     def pack_key(self, call: KernelCall, read: int) -> str:
         """The panel layout."""
         width, depth = self.matrix_unit.panels(self.shape.grid)[1]
+        if self.coding is not None:
+            part = ("codes", "scales", "zeros")[self.packed_reads(call).index(read)]
+            return f"{part}_{self.spec.codes}_{self.spec.zeros}_{width}x{depth}"
         sums = "_sums" if needs_column_sums(self.spec, self.matrix_unit) else ""
         return f"panels_{self.spec.b}_{width}x{depth}{sums}"
 
@@ -90,15 +105,19 @@ class GemmKernel:
         spec, (a, b, *_) = self.spec, call.reads
         batch = prod(size(extent) for extent in call.writes[0].shape[: spec.batch_rank])
         m, n = (size(extent) for extent in call.writes[0].shape[-2:])
+        fresh = not spec.constant_b or self.coding is not None  # codes become panels in the call
+        segment = size(a.shape[-1]) if self.shape.indirect else self.coding.fields if self.coding is not None else 1
         return Product(
-            batch, m, n, size(b.shape[-2]), not spec.constant_b, spec.b_axis == "row",
-            bool(spec.window) and not self.shape.indirect, size(a.shape[-1]) if self.shape.indirect else 1,
+            batch, m, n, size(b.shape[-2]), fresh, spec.b_axis == "row" and self.coding is None,
+            bool(spec.window) and not self.shape.indirect, segment,
             size(call.reads[-1].shape[0]) if spec.ends else 1, needs_column_sums(spec, self.matrix_unit),
         )  # fmt: skip
 
     def packed_bytes(self, call: KernelCall, size: Callable[[Size], int]) -> int:
         """Bytes of a constant B in panels."""
         view = call.reads[1]
+        if self.coding is not None:
+            return -(-size(view.shape[-1]) // self.width) * self.coding.panel_bytes(size(view.shape[-2]))
         matrices = prod(size(view.shape[i]) for i in range(len(view.shape) - 2) if view.strides[i] != 0)
         return matrices * self._matrix_bytes(size(view.shape[-2]), size(view.shape[-1]))
 
@@ -109,6 +128,8 @@ class GemmKernel:
         spec, unit = self.spec, self.matrix_unit
         a, b, *inputs = call.reads
         ends = inputs.pop() if spec.ends else None
+        parameters = inputs[len(spec.epilogue_inputs) :]
+        inputs = inputs[: len(spec.epilogue_inputs)]
         batch = [size(extent) for extent in call.writes[0].shape[: spec.batch_rank]]
         product = self.product(call, size)
         m, n, k, segment = product.m, product.n, product.k, size(a.shape[-1])
@@ -127,7 +148,8 @@ class GemmKernel:
             "m": m, "n": n, "k": k, "depth": cut.depth, "slab": slab or max(k, 1),
             "ahead": self.width * spec.b.bytes * (SLAB_PANELS if slab else 1), "pack_b": int(cut.pack_b),
             "b_offset": tile, "b_step": self._panel_bytes(k) if cut.keeps_b else 0,
-            "k_step": 0 if slab else self.width * spec.b.bytes, "copy_a": int(copies), "pack_a": int(packs),
+            "k_step": 0 if slab or self._overwrites(cut) else self.width * spec.b.bytes,
+            "copy_a": int(copies), "pack_a": int(packs),
             "rows_offset": tile + packed_b, "pitch": self._pitch(k), "a_offset": tile + packed_b + gathered,
             "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0,
             "panel_step": self.width * unit.acc.bytes * self.shape.grid.rows * unit.m if slab else 0,
@@ -142,6 +164,8 @@ class GemmKernel:
         else:
             words += [a, *_bytes(a, (-2, -1), size)]
         words += [b] if spec.constant_b else [b, *_bytes(b, (-2, -1), size)]
+        if parameters:
+            words += [parameters[0], parameters[-1], size(call.params[0])]
         members = [*inputs, *call.writes]
         for view in members:
             words += [view, size(view.strides[-2]) * view.dtype.bytes, size(view.strides[-1])]
@@ -163,6 +187,10 @@ class GemmKernel:
         any_stride = reads_any_stride(self.spec, unit)
         return unit.left != unit.a or not (dense or any_stride) or (unit.in_place and k % unit.k != 0)
 
+    def _overwrites(self, cut: Blocking) -> bool:
+        """Whether every K block is decoded into the place of the one before."""
+        return self.coding is not None and not cut.keeps_b
+
     def _in_chunks(self, k: int) -> bool:
         """Whether chains are cut, so that tiles of totals lie behind those of chains."""
         return self.spec.acc.is_float and k > PRODUCT_CHUNK
@@ -178,11 +206,13 @@ class GemmKernel:
         packed panels of A or a row of padding, for sums of rows, for sums of columns."""
         unit, grid = self.matrix_unit, self.shape.grid
         rows = max(grid.rows * unit.m, cut.block_rows if cut.depth < k else 0)
-        few = (count * panels_beside(grid, count) * self.width for count in self.shape.few)
+        coded = self.coding is not None
+        few = (count * panels_beside(grid, count, coded) * self.width for count in self.shape.few)
         rows *= -(-cut.item_columns // self.width) if in_slabs else 1
         tile = max([rows * self.width, *few]) * unit.acc.bytes * (2 if self._in_chunks(k) else 1)
         panels = -(-cut.item_columns // self.width) if cut.keeps_b else 1
-        packed_b = 0 if self.spec.constant_b else panels * self._panel_bytes(k)
+        fresh = not self.spec.constant_b or self.coding is not None
+        packed_b = panels * self._panel_bytes(cut.depth if self._overwrites(cut) else k) if fresh else 0
         gathered = cut.block_rows * self._pitch(k) + unit.row_lanes * unit.left.bytes
         gathered = gathered if self.spec.window or copies else 0
         height, deep = unit.panels(grid)[0]
@@ -210,6 +240,8 @@ class GemmKernel:
     def _packed_strides(self, call: KernelCall, size: Callable[[Size], int]) -> list[int]:
         """Batch strides of packed B, in bytes."""
         view = call.reads[1]
+        if self.coding is not None:
+            return [0] * self.spec.batch_rank
         k, n = (size(extent) for extent in view.shape[-2:])
         step = self._matrix_bytes(k, n)
         strides: list[int] = []

@@ -23,10 +23,10 @@ GEMV_ROWS = 4  # more keep pace with memory panel by panel
 CHAINS = 8  # latency times throughput of a vector unit's multiply-add
 
 
-def panels_beside(grid: Grid, rows: int) -> int:
+def panels_beside(grid: Grid, rows: int, codes: bool = False) -> int:
     """How many panels side by side for so many rows: what gives one row its chains, as far as the registers that a
-    whole grid of accumulators takes last."""
-    return max(1, min(-(-CHAINS // grid.columns), grid.rows // rows))
+    whole grid of accumulators takes last. Decoding takes longer than a multiply-add, so of codes one will do."""
+    return 1 if codes else max(1, min(-(-CHAINS // grid.columns), grid.rows // rows))
 
 
 def panel_groups(kernel: MacroKernel) -> ir.Value:
@@ -45,11 +45,11 @@ def panel_groups(kernel: MacroKernel) -> ir.Value:
 
 def _groups_of(kernel: MacroKernel, rows: int) -> Callable[[], Values]:
     context, builder, word = kernel.context, kernel.context.builder, kernel.context.word
-    panels = panels_beside(context.shape.grid, rows)
+    panels = panels_beside(context.shape.grid, rows, context.spec.codes is not None)
     columns = I64(panels * kernel.right.width)
 
     def group(n: ir.Value, _: Values) -> Values:
-        what, function = kernel.micro(rows, context.shape.grid.columns, panels)
+        what, function = kernel.micro_few(rows, panels)
         m, words, tile = kernel.m_first, context.frame.words, context.scratch
         # A product over nothing is one part too; integers need no parts.
         end = builder.select(builder.icmp_signed(">", word["k"], I64(0)), word["k"], I64(1))
@@ -58,7 +58,7 @@ def _groups_of(kernel: MacroKernel, rows: int) -> Callable[[], Values]:
 
         def part(k: ir.Value, _: Values) -> Values:
             depth = smaller(builder, chunk, builder.sub(word["k"], k))
-            a, b = kernel.left.address(I64(0), k), kernel.right.start(n, k)
+            a, b = kernel.left.address(I64(0), k), kernel.right.stream(n, k)
             adds = builder.icmp_signed(">", k, I64(0))
             ahead = kernel.right.rows_ahead(b)
             builder.call(function, [words, a, b, depth, tile, tile, I1(0), adds, finish, ahead, m, n])

@@ -26,7 +26,9 @@ from backends.native.kernel import I8, I64, ArgumentReader, declare_kernel
 from backends.native.left import LeftOperand
 from backends.native.loops import Values, chunk_range, counted_loop, smaller
 from backends.native.microkernel import MicroKernel, for_row_blocks
+from backends.native.microkernel_coded import CodedMicroKernel
 from backends.native.right import RightOperand
+from backends.native.right_coded import CodedOperand
 from backends.native.sums import COLUMN, ROW, needs_column_sums
 from backends.native.units import MatrixUnit
 from backends.native.vectors import I1
@@ -55,6 +57,9 @@ class MacroKernel:
         self.b = reader.pointer(I8)
         k, n = (None, None) if spec.constant_b else (reader.integer("b_k"), reader.integer("b_n"))
         self.right = RightOperand(context, k, n, needs_column_sums(spec, unit))
+        if spec.codes is not None:
+            scales, zeros = reader.pointer(I8), reader.pointer(I8)
+            self.right = CodedOperand(context, scales, zeros, reader.integer("group"))
         self.members = []
         for number in range(len(self.epilogue.inputs) + len(self.epilogue.stores)):
             self.members.append(reader.pointer(I8))
@@ -75,9 +80,24 @@ class MacroKernel:
             fresh=not context.spec.constant_b, height=self.left.height if context.shape.indirect else 0,
             readers=context.shape.readers if rows == context.shape.grid.rows else 1,
         )  # fmt: skip
+        return self._defined(what)
+
+    def _defined(self, what: MicroKernel) -> tuple[MicroKernel, ir.Function]:
         if what.name not in self._micro:
-            self._micro[what.name] = what, what.define(context.module, f"{context.name}_{what.name}")
+            self._micro[what.name] = what, what.define(self.context.module, f"{self.context.name}_{what.name}")
         return self._micro[what.name]
+
+    def micro_few(self, rows: int, panels: int) -> tuple[MicroKernel, ir.Function]:
+        """The one for few rows and whole panels, which of codes decodes them as it reads them."""
+        context, columns = self.context, self.context.shape.grid.columns
+        if context.spec.codes is None:
+            return self.micro(rows, columns, panels)
+        assert isinstance(self.right, CodedOperand)
+        what = CodedMicroKernel(
+            context.unit, self.epilogue, rows, columns, panels, self.right.width, self.right.depth,
+            fresh=False, height=0, readers=1, coding=self.right.coding,
+        )  # fmt: skip
+        return self._defined(what)
 
     def emit(self) -> None:
         """The kernel's body."""

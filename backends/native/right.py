@@ -89,6 +89,10 @@ class RightOperand:
         panel = builder.mul(builder.udiv(n, I64(self.width)), self.panel_bytes)
         return move(builder, self.matrix, builder.add(panel, builder.mul(k, I64(self.width * size))))
 
+    def stream(self, n: ir.Value, k: ir.Value) -> ir.Value:
+        """Where a micro-kernel of few rows begins to read panels, from column n and row k on."""
+        return self.start(n, k)
+
     def panel(self, n: ir.Value, k: ir.Value, valid: ir.Value, depth: ir.Value) -> ir.Value:
         """The panel for the micro-kernels; a fresh one is packed for the item's first block, or read in place."""
         context, builder, size = self.context, self.context.builder, self.context.unit.b.bytes

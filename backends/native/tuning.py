@@ -49,7 +49,7 @@ class Tuning:
         if not self.measures and not self._choices.known():
             return {}
         different = dict(zip(likenesses, calls, strict=True))
-        gemms = {likeness: p for likeness, p in different.items() if isinstance(p.call.spec, GemmSpec)}
+        gemms = {likeness: p for likeness, p in different.items() if _is_tried(p.call)}
         cold = _streams((cast(gemm.GemmKernel, p.kernel), p.call) for p in calls if isinstance(p.call.spec, GemmSpec))
         pool, found = Pool(cold), dict[object, Blocking]()
         for likeness, planned in gemms.items():
@@ -73,7 +73,7 @@ class Tuning:
         """The calls that another grid than the unit's choice serves better, and their kernels."""
         if not self.measures and not self._choices.known():
             return {}
-        gemms = [call for call in calls if isinstance(call, KernelCall) and isinstance(call.spec, GemmSpec)]
+        gemms = [call for call in calls if isinstance(call, KernelCall) and _is_tried(call)]
         cold = _streams((gemm.select(call, self.target), call) for call in gemms)
         pool, found = Pool(cold), dict[KernelCall, NativeKernel]()
         for call in gemms:
@@ -179,6 +179,11 @@ def _streams(calls: Iterable[tuple[gemm.GemmKernel, KernelCall]]) -> bool:
         if total > kernel.target.l3:
             return True
     return False
+
+
+def _is_tried(call: KernelCall) -> bool:
+    """Whether other cuts and grids are tried: of products, but for those with B in codes, which `blocking` cuts."""
+    return isinstance(call.spec, GemmSpec) and call.spec.codes is None
 
 
 def _is_known(call: KernelCall) -> bool:

@@ -33,6 +33,7 @@ from compiler.kernels import (
     WindowSpec,
 )
 from compiler.mathlib.exact import fma32, fma64
+from compiler.ops.core_blocks import dequantized
 from compiler.ops.core_compute import position, reduce_array
 from compiler.ops.core_products import without_weight
 from compiler.ops.core_sort import first_places
@@ -98,18 +99,23 @@ def _reduce(spec: ReduceSpec, reads: Arrays, writes: Arrays, mode: Mode, params:
 def _gemm(spec: GemmSpec, reads: Arrays, writes: Arrays, mode: Mode, params: list[int]) -> None:
     fill = reads[spec.fill + 1].flat[0] if spec.fill else np.zeros((), reads[0].dtype)
     a = _columns(reads[0], spec, params, fill) if spec.window else reads[0]
-    if spec.ends:
-        total = grouped_product(a, reads[1], reads[-1], spec.acc.numpy, mode)
-    else:
-        total = product(a, reads[1], spec.acc.numpy, mode)
+    b = reads[1] if spec.codes is None else _weights(spec, reads, params[0])
+    acc = spec.acc.numpy
+    total = grouped_product(a, b, reads[-1], acc, mode) if spec.ends else product(a, b, acc, mode)
 
     def leaf(node: Expr) -> np.ndarray:
         if node.op != "arg":
-            return operand_sums(a, reads[1], node)
+            return operand_sums(a, b, node)
         return reads[node.value + 1] if node.value else total
 
     for target, result in zip(writes, evaluate(spec.epilogue, leaf, mode), strict=True):
         target[...] = result
+
+
+def _weights(spec: GemmSpec, reads: Arrays, group: int) -> np.ndarray:
+    """B, of codes and what lies behind the epilogue's operands."""
+    scales, *zeros = reads[2 + len(spec.epilogue_inputs) :]
+    return dequantized(reads[1], scales, zeros[0] if zeros else None, group, spec.b)
 
 
 def _windows(

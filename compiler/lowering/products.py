@@ -172,6 +172,24 @@ def lower_grouped_matmul(node: Node, low: Lowering) -> None:
     low.call(spec, [a, b, *extras, ends], outs)
 
 
+def lower_block_matmul(node: Node, low: Lowering) -> None:
+    """Rows of A times a weight stored as codes, with an epilogue."""
+    x, codes, scales = (low.view(v) for v in node.inputs[:3])
+    zeros = [low.view(v) for v in node.inputs[3:4] if v is not None]
+    shape = node.output.type.shape
+    extras = [low.broadcast_view(v, shape) for v in node.inputs[4:]]
+    outs = [low.allocate(value) for value in node.outputs]
+    if any(size == 0 for size in shape):
+        return
+    acc = accumulator(x.dtype)
+    epilogue = node.attrs["epilogue"] or (cast(arg(0, acc), outs[0].dtype),)
+    repeated = views.broadcast(codes, (*shape[:-2], *codes.shape))
+    a, _, extras, outs = fold_batch(with_unit_depth(low, x), repeated, extras, outs)
+    spec = gemm_spec(low, a, codes, extras, outs, epilogue, acc, len(a.shape) - 2)
+    spec = replace(spec, b=a.dtype, codes=codes.dtype, zeros=zeros[0].dtype if zeros else None)
+    low.call(spec, [a, codes, *extras, scales, *zeros], outs, (node.attrs["group"],))
+
+
 def matrix_axis(view: View) -> str:
     """Which of the last two axes is contiguous."""
     return "row" if view.strides[-1] == 1 else "column" if view.strides[-2] == 1 else GENERAL

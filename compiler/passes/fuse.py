@@ -116,6 +116,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("reduce", "reduce"): fuse_rules.reduce_into_reduce,
     ("map", "matmul"): fuse_rules.product_into_map,
     ("map", "grouped_matmul"): fuse_rules.product_into_map,
+    ("map", "block_matmul"): fuse_rules.product_into_map,
     ("map", "conv"): fuse_rules.product_into_map,
 }
 

@@ -280,7 +280,7 @@ def product_into_map(fusion: Fusion, i: int, node: Node, inner: Node) -> Node | 
         return None
     if shape_of(inner.output) != shape_of(node.output) or len(shape_of(node.output)) < 2:
         return None
-    lead = 2 if inner.op == "matmul" else 3  # operands before the epilogue's
+    lead = {"matmul": 2, "block_matmul": 4}.get(inner.op, 3)  # operands before the epilogue's
     inputs: list[Value | None] = list(inner.inputs) + [None] * (lead - len(inner.inputs))
     extras = Operands(inputs[lead:])
     replacements: dict[int, Expr] = {}

@@ -9,14 +9,16 @@ What `load_a` and `load_b` give is known to the unit's `mma` alone: a register, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 
-from backends.native.conversions import emit_cast
+from backends.native.conversions import emit_cast, round_register
 from backends.native.target import Target
+from backends.native.vectors import to_storage
 from compiler.dims import Size
 from compiler.dtypes import DType, named
 
@@ -124,6 +126,20 @@ class MatrixUnit(ABC):
     @abstractmethod
     def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> Any:
         """The b[k, n] operand at the i8* `pointer` into a panel; groups of D rows are `group_stride` bytes apart."""
+
+    def stored_b(self, builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
+        """k * n elements of a B panel, computed as k registers of n FP32, rounded to b as memory holds them."""
+        rounded = [to_storage(builder, round_register(builder, part, self.b), self.b) for part in parts]
+        if len(rounded) == 1:
+            return rounded[0]
+        assert len(rounded) == 2, f"{self.name} is {self.k} deep"
+        order = ir.Constant(ir.VectorType(ir.IntType(32), 2 * self.n), list(range(2 * self.n)))
+        return builder.shuffle_vector(*rounded, order)
+
+    def held_b(self, builder: ir.IRBuilder, stored: ir.Value) -> Any:
+        """What load_b gives of k * n elements of a panel that are in registers, as memory holds them. Only for
+        floats."""
+        raise AssertionError(f"{self.name} only reads B from memory")
 
     @abstractmethod
     def mma(self, builder: ir.IRBuilder, acc: ir.Value | int, a: Any, b: Any) -> ir.Value | int:

@@ -56,6 +56,9 @@ class DotUnit(RegisterUnit):
         kind = ir.VectorType(I32, self.n)
         return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=self.b.bytes)
 
+    def held_b(self, builder: ir.IRBuilder, stored: ir.Value) -> ir.Value:
+        return builder.bitcast(stored, ir.VectorType(I32, self.n))
+
     def ones(self, builder: ir.IRBuilder) -> ir.Value:
         kind = ir.VectorType(ir.IntType(8 * self.left.bytes), self.n * self.k)
         return builder.bitcast(constant(kind, 1), ir.VectorType(I32, self.n))

@@ -10,7 +10,7 @@ from llvmlite import ir
 
 from backends.native.conversions import emit_cast
 from backends.native.units.base import Grid, MatrixUnit
-from backends.native.vectors import constant, intrinsic, llvm_type, load_vector, splat
+from backends.native.vectors import constant, from_storage, intrinsic, llvm_type, splat
 from compiler import dtypes
 from compiler.dtypes import DType
 from compiler.mathlib.exact import fma32, fma64
@@ -82,9 +82,12 @@ class VectorUnit(RegisterUnit):
         return splat(builder, element, self.n)
 
     def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> ir.Value:
-        typed = builder.bitcast(pointer, llvm_type(self.b).as_pointer())
-        stored = load_vector(builder, typed, self.b, self.n)
-        return stored if self.b == self.acc else emit_cast(builder, stored, self.b, self.acc)
+        kind = ir.VectorType(llvm_type(self.b), self.n)
+        return self.held_b(builder, builder.load(builder.bitcast(pointer, kind.as_pointer()), align=self.b.bytes))
+
+    def held_b(self, builder: ir.IRBuilder, stored: ir.Value) -> ir.Value:
+        value = from_storage(builder, stored, self.b)
+        return value if self.b == self.acc else emit_cast(builder, value, self.b, self.acc)
 
     def mma(self, builder: ir.IRBuilder, acc: ir.Value, a: Any, b: Any) -> ir.Value:
         return self.multiply_add(builder, acc, a, b)
@@ -107,7 +110,11 @@ class PairUnit(RegisterUnit):
 
     def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> tuple[ir.Value, ir.Value]:
         kind = ir.VectorType(ir.IntType(32), self.n)
-        pairs = builder.load(builder.bitcast(pointer, kind.as_pointer()), align=self.b.bytes)
+        return self.held_b(builder, builder.load(builder.bitcast(pointer, kind.as_pointer()), align=self.b.bytes))
+
+    def held_b(self, builder: ir.IRBuilder, stored: ir.Value) -> tuple[ir.Value, ir.Value]:
+        kind = ir.VectorType(ir.IntType(32), self.n)
+        pairs = builder.bitcast(stored, kind)
         high = builder.and_(pairs, constant(kind, 0xFFFF_0000))
         low = builder.shl(pairs, constant(kind, 16))
         return builder.bitcast(high, self.acc_type), builder.bitcast(low, self.acc_type)
