@@ -13,8 +13,9 @@ from typing import Any
 
 from bench.compare import Timing, ratio
 from bench.contest import Call, hold, prepare
+from bench.contestants import entrants, present
 from bench.report import Report, seconds, table
-from bench.workload import load, present
+from bench.workload import load
 
 PERIOD = 0.01  # seconds between two calls
 CALLS = 20  # a round and contestant
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace, report: Report) -> None:
     names = present(options.contestants)
     tiny = load("mlp")
     for threads in options.threads:
-        hold(tiny.contest(threads), tiny.builders(names, threads), options.rounds, report)
+        hold(tiny.contest(threads), entrants(tiny, names, threads), options.rounds, report)
     sparse(names, options.rounds, report)
 
 
@@ -57,7 +58,7 @@ def sparse(names: list[str], rounds: int, report: Report) -> None:
     contestants = {
         f"{name} {threads}": call
         for threads in (1, 2)
-        for name, call in prepare(work.contest(threads), work.builders(pooled, threads))[0].items()
+        for name, call in prepare(work.contest(threads), entrants(work, pooled, threads))[0].items()
     }
     timings = sparse_race(contestants, rounds)
     rows = []

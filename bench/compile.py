@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.contestants import present
 from bench.report import Report, seconds, table
-from bench.workload import WORKLOADS, load, present
+from bench.workload import WORKLOADS, load
 
 # Runs in a fresh interpreter. Imports come first: they are paid once a process, not once a model.
 STEPS = {

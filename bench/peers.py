@@ -1,12 +1,12 @@
 """The other runtimes, each as a function from a dictionary of arrays to the list of outputs.
 
-Every one is told the thread count the way its own documentation says, and to keep FP32 as FP32.
+Every one is told the thread count the way its own documentation says, and to keep FP32 as FP32 unless asked otherwise.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,14 +45,36 @@ def openvino(model: bytes, threads: int, precision: str = "f32") -> Runner:
     place of arrays."""
     import openvino as ov
 
-    core = ov.Core()
+    return _openvino(ov.Core().read_model(model), threads, precision)
+
+
+def openvino_nncf(model: bytes, threads: int, data: Sequence[Feeds]) -> Runner:
+    """OpenVINO on what its own tool, NNCF, makes of the model: 8-bit integers with ranges found on `data`, smoothed and
+    left out where NNCF thinks best for a transformer (a model with softmax). Raises Unsupported without the package."""
+    if not installed("nncf"):
+        raise Unsupported("needs the package nncf")
+    import logging
+
+    import nncf
+    import openvino as ov
+
+    nncf.set_log_level(logging.ERROR)
+    read = ov.Core().read_model(model)
+    is_transformer = any(node.get_type_name() == "Softmax" for node in read.get_ops())
+    kind = nncf.ModelType.TRANSFORMER if is_transformer else None
+    return _openvino(nncf.quantize(read, nncf.Dataset(data), model_type=kind), threads, "f32")
+
+
+def _openvino(model: Any, threads: int, precision: str) -> Runner:
+    import openvino as ov
+
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
     }
-    compiled = core.compile_model(core.read_model(model), "CPU", settings)
+    compiled = ov.Core().compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
 
     def run(feeds: Feeds) -> list[np.ndarray]:
@@ -73,6 +95,20 @@ def torch_eager(module: Any, threads: int) -> Callable[..., Any]:
             return module(*inputs, **named)
 
     return run
+
+
+def torch_quantized(module: Any) -> Any:
+    """The module with its linear layers quantized by torch: weights int8, activations uint8, a scale a tensor, as the
+    model runs. Raises Unsupported where products are mostly not those of linear layers."""
+    import warnings
+
+    import torch
+
+    if any(isinstance(part, torch.nn.Conv2d) for part in module.modules()):
+        raise Unsupported("quantizes linear layers only")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is to move to a package of its own
+        return torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, torch.qint8)
 
 
 def inductor(module: Any, threads: int) -> Callable[..., Any]:

@@ -1,20 +1,17 @@
-"""A whole model as every contestant gets it, and the contestants."""
+"""A whole model as every contestant gets it, in each of the project's precisions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from bench import peers
+from bench import quantized
 from bench.compare import relative_error
-from bench.contest import Call, Contest
-
-# Relative error of the outputs' norm beyond which a contestant computed something else.
-ALLOWED = {"float32": 1e-5, "float64": 1e-12}
+from bench.contest import Contest
 
 # What the benches know by name: the model's name in `models`, and options of its build().
 WORKLOADS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -24,26 +21,60 @@ WORKLOADS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt": ("gpt", {}),
     "resnet50": ("resnet50", {}),
     "mlp": ("mlp", {}),
-    "mlp-fp64": ("mlp", {"sizes": (256, 1024, 1024, 256), "batch": 64, "dtype": "float64"}),
+    "mlp-1024": ("mlp", {"sizes": (256, 1024, 1024, 256), "batch": 64}),
+}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """dtype: the type products are multiplied in. module: the type the model is written in, so also that of the inputs.
+    allowed: the relative error of the outputs' norm beyond which a contestant computed something else; what low
+    precision costs within it stands beside the times."""
+
+    dtype: str
+    module: str
+    allowed: float
+
+
+PRECISIONS: Mapping[str, Precision] = {
+    "fp64": Precision("float64", "float64", 1e-12),
+    "fp32": Precision("float32", "float32", 1e-5),
+    "bf16": Precision("bfloat16", "float32", 0.1),
+    "int8": Precision("int8", "float32", 0.5),
 }
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A torch module, example inputs, and the same as an ONNX file's bytes."""
+    """A torch module, example inputs, and the same as an ONNX file's bytes; the word of PRECISIONS to run it in."""
 
     name: str
     module: Any
     inputs: tuple[Any, ...]
     onnx: bytes
+    precision: str = "fp32"
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, ...]:
         return tuple(tensor.numpy() for tensor in self.inputs)
 
     @cached_property
-    def dtype(self) -> str:
-        return next(str(parameter.dtype).removeprefix("torch.") for parameter in self.module.parameters())
+    def feeds(self) -> dict[str, np.ndarray]:
+        """The inputs under their names in the ONNX file (a weight is never listed among the graph's inputs)."""
+        import onnx
+
+        names = [value.name for value in onnx.load_model_from_string(self.onnx).graph.input]
+        return dict(zip(names, self.arrays, strict=True))
+
+    @cached_property
+    def onnx_dynamic(self) -> bytes:
+        """The ONNX file quantized by ONNX Runtime, activations as the model runs."""
+        return quantized.dynamic(self.onnx)
+
+    @cached_property
+    def onnx_qdq(self) -> bytes:
+        """The ONNX file quantized by ONNX Runtime, activations to the ranges these very inputs have."""
+        return quantized.qdq(self.onnx, [self.feeds])
 
     @cached_property
     def truth(self) -> list[np.ndarray]:
@@ -67,95 +98,33 @@ class Workload:
         return counter.get_total_flops()
 
     def check(self, found: Any) -> tuple[float, bool]:
-        """The relative error of a result against FP64, and whether the model's precision allows it."""
+        """The relative error of a result against FP64, and whether the precision allows it."""
         error = relative_error(outputs(found), self.truth)
-        return error, error <= ALLOWED[self.dtype]
+        return error, error <= PRECISIONS[self.precision].allowed
 
     def contest(self, threads: int) -> Contest:
         """The workload as something to compete in."""
-        return Contest(self.name, {"model": self.name}, self.dtype, threads, self.flops, self.check)
-
-    def builders(self, names: list[str], threads: int) -> dict[str, Callable[[], Call]]:
-        """The contestants of these names, not built yet."""
-        return {name: partial(CONTESTANTS[name], self, threads) for name in names}
+        fields = {"model": self.name, "precision": self.precision}
+        return Contest(self.name, fields, PRECISIONS[self.precision].dtype, threads, self.flops, self.check)
 
 
-def load(name: str, dynamic: bool = False, **changes: Any) -> Workload:
-    """Build a workload of WORKLOADS; `dynamic` leaves batch and sequence open in the ONNX file."""
+def load(name: str, dynamic: bool = False, precision: str = "fp32", **changes: Any) -> Workload:
+    """Build a workload of WORKLOADS, written in float64 for "fp64" and else in float32, with changes of its build()'s
+    options; `dynamic` leaves batch and sequence open in the ONNX file."""
     import torch
 
     import models
     from models.export import to_onnx
 
     model, options = WORKLOADS[name]
-    options = {**options, **changes}
-    if "dtype" in options:
-        options["dtype"] = getattr(torch, options["dtype"])
-    module, inputs = models.build(model, **options)
+    dtype = getattr(torch, PRECISIONS[precision].module)
+    module, inputs = models.build(model, **{**options, **changes}, dtype=dtype)
     axes = models.dynamic_axes(model) if dynamic else ()
-    return Workload(name, module, inputs, to_onnx(module, inputs, dynamic=axes))
+    return Workload(name, module, inputs, to_onnx(module, inputs, dynamic=axes), precision)
 
 
 def outputs(result: Any) -> list[np.ndarray]:
-    """A result, one tensor or array or a sequence of them, as a list of arrays."""
-    return [np.asarray(part) for part in (result if isinstance(result, (list, tuple)) else (result,))]
-
-
-def via_sansuan(work: Workload, threads: int) -> Call:
-    """Compiled from the ONNX file."""
-    import runtime
-
-    program, arrays = runtime.compile(work.onnx, threads=threads), work.arrays
-    return lambda: program(*arrays)
-
-
-def via_sansuan_torch(work: Workload, threads: int) -> Call:
-    """Compiled from the torch module, called with tensors."""
-    import runtime
-
-    program = runtime.compile(work.module, work.inputs, threads=threads)
-    return lambda: program(*work.inputs)
-
-
-def via_onnxruntime(work: Workload, threads: int) -> Call:
-    run, feeds = peers.onnxruntime(work.onnx, threads), _feeds(work)
-    return lambda: run(feeds)
-
-
-def via_openvino(work: Workload, threads: int) -> Call:
-    run, feeds = peers.openvino(work.onnx, threads), _feeds(work)
-    return lambda: run(feeds)
-
-
-def via_torch(work: Workload, threads: int) -> Call:
-    run = peers.torch_eager(work.module, threads)
-    return lambda: run(*work.inputs)
-
-
-def via_inductor(work: Workload, threads: int) -> Call:
-    run = peers.inductor(work.module, threads)
-    return lambda: run(*work.inputs)
-
-
-CONTESTANTS: dict[str, Callable[[Workload, int], Call]] = {
-    "sansuan": via_sansuan,
-    "sansuan-torch": via_sansuan_torch,
-    "onnxruntime": via_onnxruntime,
-    "openvino": via_openvino,
-    "torch": via_torch,
-    "inductor": via_inductor,
-}
-PACKAGES = {"sansuan": "runtime", "sansuan-torch": "torch", "inductor": "torch"}
-
-
-def present(names: str) -> list[str]:
-    """The contestants of a comma-separated list whose packages are installed."""
-    return [name for name in names.split(",") if peers.installed(PACKAGES.get(name, name))]
-
-
-def _feeds(work: Workload) -> dict[str, np.ndarray]:
-    """The inputs under their names in the ONNX file (a weight is never listed among the graph's inputs)."""
-    import onnx
-
-    names = [value.name for value in onnx.load_model_from_string(work.onnx).graph.input]
-    return dict(zip(names, work.arrays, strict=True))
+    """A result, one tensor or array or a sequence of them, as a list of arrays; bfloat16 tensors, which NumPy does not
+    know, as float32."""
+    parts = result if isinstance(result, (list, tuple)) else (result,)
+    return [np.asarray(part.float() if str(getattr(part, "dtype", "")) == "torch.bfloat16" else part) for part in parts]

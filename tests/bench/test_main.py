@@ -52,8 +52,25 @@ def test_gemm_says_what_it_does_not_know(option: str, word: str, capsys: pytest.
 
 def test_models(tmp_path: Path) -> None:
     results = run(["models", "--models", "mlp", "--contestants", "sansuan,onnxruntime,torch"], tmp_path / "lines")
-    assert [row["contestant"] for row in results] == ["sansuan", "onnxruntime", "torch"]
+    assert [row.get("contestant") for row in results] == ["sansuan", "onnxruntime", "torch", None]
     assert all(0 <= float(str(row["error"])) < 1e-6 for row in results)
+    assert {row["precision"] for row in results} == {"fp32"}
+
+
+def test_models_in_two_precisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["models", "--models", "mlp", "--precisions", "bf16,int8", "--contestants", "onnxruntime,torch"]
+    found = [(row["precision"], row["contestant"], "refused" in row) for row in run(arguments, tmp_path / "lines")]
+    assert found == [
+        ("bf16", "onnxruntime", True), ("bf16", "torch", False), ("bf16", "torch-autocast", False),
+        ("int8", "onnxruntime-dynamic", False), ("int8", "torch-dynamic", False), ("int8", "onnxruntime-qdq", False),
+    ]  # fmt: skip
+    assert "has no bfloat16 kernels on the CPU" in capsys.readouterr().out
+
+
+def test_models_says_which_precisions_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["models", "--precisions", "fp32,fp16"])
+    assert "unknown fp16; expected of fp64, fp32, bf16, int8" in capsys.readouterr().err
 
 
 def test_an_unknown_bench_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
