@@ -33,6 +33,16 @@ def onnx_dtype(number: int) -> DType:
         raise DtypeError(f"ONNX element type {number} is unknown; expected 1..{max(_NUMBERS)}") from None
 
 
+def onnx_number(dtype: DType) -> int:
+    """The TensorProto.DataType number of an element type. Raises DtypeError for one ONNX lacks."""
+    for number, known in _NUMBERS.items():
+        if known == dtype:
+            return number
+    raise DtypeError(
+        f"ONNX has no number for element type {dtype}; expected one of {', '.join(map(str, _NUMBERS.values()))}"
+    )
+
+
 # What Cast called them before opset 6
 _NAMES = {
     "FLOAT": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT32": 6, "INT64": 7, "STRING": 8, "BOOL": 9,

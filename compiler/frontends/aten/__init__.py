@@ -15,9 +15,12 @@ from compiler.frontends.aten import (
     make,
     masks,
     norm,
+    packed_weights,
     pointwise,
     pool,
     product,
+    quantization_parameters,
+    quantized,
     random_numbers,
     recurrent,
     reduce,
@@ -40,7 +43,7 @@ from compiler.frontends.aten.sizes import SIZE_ROWS
 __all__ = [
     "NUMBER_ROWS", "ROWS", "SIZE_ROWS", "AtenBuilder",
     "activation", "batch_statistics", "complex", "complex_parts", "counts", "experts", "fft", "index", "linalg", "make",
-    "masks", "norm", "pointwise", "pool", "product", "random_numbers", "recurrent", "reduce", "resample", "running",
-    "scatter", "segments", "shape", "short_time", "sort", "strided", "typed_products", "vision", "windows",
-    "write_slices",
+    "masks", "norm", "packed_weights", "pointwise", "pool", "product", "quantization_parameters", "quantized",
+    "random_numbers", "recurrent", "reduce", "resample", "running", "scatter", "segments", "shape", "short_time",
+    "sort", "strided", "typed_products", "vision", "windows", "write_slices",
 ]  # fmt: skip

@@ -48,7 +48,8 @@ class AtenBuilder(Builder):
     """A Builder that knows what torch inferred for the call being imported.
 
     dtypes: element types of its results. signed: whether an integer it answers with may be below zero. row_major():
-    whether all its tensors lie row-major from the start of their memory. assertions: numbers.Assertion so far.
+    whether all its tensors lie row-major from the start of their memory. assertions: numbers.Assertion so far. plainer:
+    the numbers of a wide value, by its name, in the narrower type they were computed in.
     """
 
     def __init__(self, source: Graph | None = None) -> None:
@@ -57,6 +58,7 @@ class AtenBuilder(Builder):
         self.signed = True
         self.row_major: Callable[[], bool] = lambda: True
         self.assertions: list[Any] = []
+        self.plainer: dict[str, Value] = {}
 
     def parameter(self, name: str, array: np.ndarray) -> Value:
         """A constant of that very name, never shared with an equal one: its contents may be replaced by `refresh`."""
