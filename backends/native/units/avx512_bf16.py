@@ -6,4 +6,5 @@ from backends.native.units.avx512 import GRIDS
 from backends.native.units.dot import bfloat_dot_unit
 
 PRODUCT = "llvm.x86.avx512bf16.dpbf16ps.512"
-UNITS = (bfloat_dot_unit("avx512_bf16", ("avx512f", "avx512bf16"), 64, GRIDS, PRODUCT),)
+NARROWING = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
+UNITS = (bfloat_dot_unit("avx512_bf16", ("avx512f", "avx512bf16"), 64, GRIDS, PRODUCT, NARROWING),)

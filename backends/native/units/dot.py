@@ -5,6 +5,7 @@ A register of A repeats one group of k neighbours of a row, a register of B hold
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from llvmlite import ir
 
 from backends.native.units.base import Grid
 from backends.native.units.vector import BYTES, RegisterUnit
-from backends.native.vectors import I32, constant, splat
+from backends.native.vectors import I16, I32, constant, splat
 from compiler import dtypes
 from compiler.dtypes import DType
 from compiler.mathlib.exact import fma32
@@ -66,7 +67,15 @@ class DotUnit(RegisterUnit):
 
 @dataclass(frozen=True)
 class BfloatDotUnit(DotUnit):
-    """Pairs of bfloat16: two chained multiply-adds, the second of a pair first; denormals are taken and given as 0."""
+    """Pairs of bfloat16: two chained multiply-adds, the second of a pair first; denormals are taken and given as 0.
+    `narrowing` is the intrinsic that rounds two registers of FP32 to one, flushing denormals, which mma does anyway."""
+
+    narrowing: str = ""
+
+    def stored_b(self, builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
+        low, high = parts
+        pairs = call(builder, self.narrowing, ir.VectorType(Bfloat(), 2 * self.n), [high, low])
+        return builder.bitcast(pairs, ir.VectorType(I16, 2 * self.n))
 
     def mma(self, builder: ir.IRBuilder, acc: ir.Value, a: Any, b: Any) -> ir.Value:
         pairs = ir.VectorType(Bfloat(), 2 * self.n)
@@ -124,11 +133,11 @@ class WordDotUnit(DotUnit):
 
 
 def bfloat_dot_unit(
-    isa: str, requires: tuple[str, ...], vector: int, grids: tuple[Grid, ...], product: str
+    isa: str, requires: tuple[str, ...], vector: int, grids: tuple[Grid, ...], product: str, narrowing: str
 ) -> BfloatDotUnit:
-    """The unit of an x86 instruction for pairs of bfloat16."""
+    """The unit of an x86 instruction for pairs of bfloat16, and of one that rounds to them."""
     half, single = dtypes.bfloat16, dtypes.float32
-    return BfloatDotUnit(isa, "x86_64", requires, half, half, single, 1, vector // 4, 2, grids, 0, product)
+    return BfloatDotUnit(isa, "x86_64", requires, half, half, single, 1, vector // 4, 2, grids, 0, product, narrowing)
 
 
 def byte_dot_units(

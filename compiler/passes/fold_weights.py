@@ -1,0 +1,118 @@
+"""Fold weights: a product with a weight that the model dequantizes reads the weight as it is stored.
+
+matmul(x, dequantize_linear(codes, ..)) and Gemm alike, the weight transposed or not, become block_matmul where codes of
+4 or 8 bits, scales and zero points are constants and a scale serves a block along K, a column, or all. No bit of a
+result depends on it: memory holds an eighth to a quarter of the bytes, and so does what a product of few rows reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from compiler.builder import Builder
+from compiler.expr import arg, cast
+from compiler.ir import Graph, Node, Value
+from compiler.ops.core_blocks import ACTIVATIONS, CODES, has_kernel
+from compiler.ops.elementwise import emit_map, operand, widened
+from compiler.passes.dce import dce
+from compiler.rewrite import rewrite
+from compiler.types import TensorType
+
+
+def fold_weights(graph: Graph) -> Graph:
+    """`graph` with weights that products dequantize read as codes; itself where there are none."""
+    if not any(node.op == "dequantize_linear" for node in graph.nodes):
+        return graph
+    rules = _Rules(graph)
+    return dce(rewrite(graph, {"matmul": rules.matmul, "gemm": rules.gemm}))
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """Operands 1 to 3 of a block_matmul, and its group."""
+
+    codes: Value
+    scales: Value
+    zeros: Value | None
+    group: int
+
+
+class _Rules:
+    def __init__(self, graph: Graph) -> None:
+        self._producers = {value.name: node for node in graph.nodes for value in node.outputs if value.name}
+        self._weights: dict[tuple[str, bool], _Weight | None] = {}
+
+    def matmul(self, b: Builder, node: Node) -> Value | None:
+        """x @ w."""
+        if node.attrs["epilogue"] or node.attrs["acc"] is not None:
+            return None
+        return self._product(b, node.inputs[0], node.inputs[1], False)
+
+    def gemm(self, b: Builder, node: Node) -> Value | None:
+        """x @ w + c; with factors it stays as it is."""
+        x, w, c = (*node.inputs, None)[:3]
+        attrs = node.attrs
+        if attrs["transA"] or attrs["alpha"] != 1 or (c is not None and attrs["beta"] != 1):
+            return None
+        product = self._product(b, x, w, bool(attrs["transB"]))
+        if product is None or c is None:
+            return product
+        dtype = product.type.dtype  # type: ignore[union-attr]
+        return emit_map(b, cast(widened(arg(0, dtype)) + operand(1, c), dtype), product, c, hint="gemm")
+
+    def _product(self, b: Builder, x: Value | None, w: Value | None, turned: bool) -> Value | None:
+        assert x is not None and w is not None
+        known = isinstance(x.type, TensorType) and x.type.shape is not None and len(x.type.shape) > 1
+        if not known or x.type.dtype not in ACTIVATIONS:  # type: ignore[union-attr]
+            return None
+        weight = self._weight(b, w, turned)
+        if weight is None:
+            return None
+        return b.emit("block_matmul", x, weight.codes, weight.scales, weight.zeros, group=weight.group)
+
+    def _weight(self, b: Builder, w: Value, turned: bool) -> _Weight | None:
+        """The dequantized weight `w`, [K, N] or, `turned`, [N, K]; products of one weight share it."""
+        node = self._producers.get(w.name)
+        if node is not None and node.op == "transpose" and tuple(node.attrs["perm"]) == (1, 0):
+            return self._weight(b, node.inputs[0], not turned)  # type: ignore[arg-type]
+        if node is None or node.op != "dequantize_linear":
+            return None
+        if (w.name, turned) not in self._weights:
+            self._weights[w.name, turned] = _read(b, node, turned)
+        return self._weights[w.name, turned]
+
+
+def _read(b: Builder, node: Node, turned: bool) -> _Weight | None:
+    codes = node.inputs[0]
+    arrays = [b.constants.get(v.name) if v is not None else None for v in node.inputs]
+    types = [v.type.dtype for v in node.inputs if v is not None]  # type: ignore[union-attr]
+    if any(array is None for v, array in zip(node.inputs, arrays, strict=True) if v is not None):
+        return None
+    array, scale, zero = (*arrays, None)[:3]
+    assert array is not None and scale is not None
+    if array.ndim != 2 or types[0] not in CODES or types[1] not in ACTIVATIONS or types[-1] not in (*types[:2],):
+        return None
+    along = 1 if turned else 0  # the axis of K
+    k, n = array.shape[along], array.shape[1 - along]
+    axis, block = node.attrs["axis"] % 2, node.attrs["block_size"]
+    one, column = scale.size == 1, scale.ndim == 1 and not block and axis != along
+    if not (one or column or (block and axis == along and scale.ndim == 2)):
+        return None
+    group = k if one or column else block
+    if not has_kernel(k, group):
+        return None
+
+    def rows(parameter: np.ndarray | None) -> Value | None:
+        """[groups, N]"""
+        if parameter is None:
+            return None
+        if one or column:
+            return b.constant(np.ascontiguousarray(np.broadcast_to(parameter.reshape(1, -1), (1, n))), "weight_scale")
+        return b.constant(np.ascontiguousarray(parameter.T if turned else parameter), "weight_scale")
+
+    scales = rows(scale)
+    assert codes is not None and scales is not None
+    stored = b.constant(np.ascontiguousarray(array.T), "weight_codes") if turned else codes
+    return _Weight(stored, scales, rows(zero), group)
