@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from compiler import dtypes
 from compiler.builder import TRACKED_ELEMENTS, Builder
 from compiler.dtypes import DType
@@ -55,7 +57,7 @@ class Isolated:
     graph: Graph
     fed: tuple[str, ...]
     results: tuple[str, ...]
-    baked: frozenset[str]
+    baked: Mapping[str, np.ndarray]
     left_out: Mapping[str, str]
 
 
@@ -167,7 +169,13 @@ class _Isolation:
             self.graph, inputs=made.inputs, nodes=made.nodes, outputs=made.outputs, constants=made.constants,
             guards=made.guards, output_names=(),
         )  # fmt: skip
-        return Isolated(graph, tuple(self.fed), tuple(self.outputs), frozenset(self.baked), self.left_out)
+        return Isolated(
+            graph,
+            tuple(self.fed),
+            tuple(self.outputs),
+            {name: self.observed[name] for name in self.baked},
+            self.left_out,
+        )
 
     def _choose(self, nodes: Sequence[Node]) -> tuple[set[str], str]:
         """The values to make constants of, or why nothing helps."""
@@ -236,9 +244,7 @@ def _emit(
     """Nodes in a builder, their own results by name."""
     local: dict[str, Value] = {}
     for node in nodes:
-        inputs = [
-            None if v is None else local[v.name] if v.name in local else outside(v) for v in node.inputs
-        ]
+        inputs = [None if v is None else local[v.name] if v.name in local else outside(v) for v in node.inputs]
         with builder.at(*node.where):
             attrs = {key: substitute_sizes(item, sizes) for key, item in node.attrs.items()}
             results = builder.emit_many(node.op, inputs, attrs, [v.name for v in node.outputs])
