@@ -15,6 +15,7 @@ import numpy as np
 
 import runtime
 from compiler.errors import ModelError, SansuanError, ShapeError
+from runtime import compare_command
 from runtime.binding import Spec
 from runtime.program import Program
 
@@ -22,14 +23,15 @@ WIDTH = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, or 1 after an error told in one line (2 from argparse for usage)."""
+    """Run one command. Returns the exit status: 0, the command's own, or 1 after an error told in one line (2 from
+    argparse for usage)."""
     options = _parser().parse_args(arguments)
     try:
-        options.command(options)
+        status: int = options.command(options) or 0
     except (SansuanError, OSError) as error:
         print(f"sansuan: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    return 0
+    return status
 
 
 def show_target(options: argparse.Namespace) -> None:
@@ -135,7 +137,7 @@ class _Sizes(argparse.Action):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sansuan", description="A mixed-precision tensor runtime for CPUs.")
-    commands = parser.add_subparsers(required=True, metavar="target|compile|run")
+    commands = parser.add_subparsers(required=True, metavar="target|compile|run|compare")
     target = commands.add_parser("target", help="what this machine offers")
     target.set_defaults(command=show_target)
 
@@ -154,4 +156,5 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--inputs", metavar="FILE", help=".npz file with an array for each input, by name")
     running.add_argument("--repeat", type=int, default=10, help="runs to time (default: %(default)s)")
     running.set_defaults(command=run)
+    compare_command.add_parser(commands, _Sizes, _size)
     return parser
