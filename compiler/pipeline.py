@@ -10,15 +10,20 @@ from compiler.passes.canonicalize import canonicalize
 from compiler.passes.dce import dce
 from compiler.passes.decompose import decompose
 from compiler.passes.fold import fold
+from compiler.passes.fold_quantized import fold_quantized
+from compiler.passes.fold_weights import fold_weights
 from compiler.passes.fuse import fuse
 from compiler.passes.grouped_heads import group_heads
 from compiler.passes.lower import lower
 from compiler.passes.narrow import narrow
+from compiler.passes.share_constants import share_constants
 from compiler.passes.verify import verify
 
 Pass = Callable[[Graph], Graph]
 
 PASSES: tuple[Pass, ...] = (
+    fold_quantized,  # before constants that are dequantized become floats
+    fold_weights,
     fold,  # constants and size chains, before they multiply
     decompose,  # into core ops
     fold,  # what the decompositions computed from constants
@@ -45,4 +50,4 @@ def optimize(graph: Graph) -> Graph:
 
 def lower_graph(graph: Graph) -> Lowered:
     """The lowered program of an imported graph."""
-    return lower(optimize(graph))
+    return share_constants(lower(optimize(graph)))

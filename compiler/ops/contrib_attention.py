@@ -92,7 +92,7 @@ def finish(b: Builder, node: Any, score: Score, q: Value, k: Value, v: Value, pa
     return join_heads(b, b.emit("attention", q, k, v, *score.operands, score=score.expr))
 
 
-def _attention(b: Builder, node: Any) -> Any:
+def attention(b: Builder, node: Any) -> Any:
     """Self-attention and its projection: x [N, L, D] times weights [D, Dq + Dk + Dv]; caches [2, N, heads, S, E]."""
     refuse(b, node, ("6:past_sequence_length",), ("do_rotary", "past_present_share_buffer"))
     x, weights, bias, mask, past, added = (node.input(i) for i in range(6))
@@ -157,10 +157,10 @@ def _multi_head(b: Builder, node: Any) -> Any:
     return (finish(b, node, score, q, k, v, before), k, v)[: max(asked, 1)]
 
 
-_ATTENTION = {
+ATTENTION = {
     "do_rotary": 0, "mask_filter_value": -10000.0, "num_heads": None, "past_present_share_buffer": 0,
     "qkv_hidden_sizes": None, "rotary_embedding_dim": 0, "scale": 0.0, "unidirectional": 0,
 }  # fmt: skip
 _MULTI_HEAD = {"mask_filter_value": -10000.0, "num_heads": None, "scale": 0.0, "unidirectional": 0}
-contrib(Attention, "Attention", _ATTENTION, _attention)
+contrib(Attention, "Attention", ATTENTION, attention)
 contrib(Attention, "MultiHeadAttention", _MULTI_HEAD, _multi_head)

@@ -22,7 +22,6 @@ from compiler.ops.convert import saturated_cast
 from compiler.ops.elementwise import FLOAT, check_kind, emit_map, operand
 from compiler.ops.narrow import element, emit_narrow_map, readable
 from compiler.ops.onnx_types import onnx_dtype
-from compiler.ops.reduction import emit_reduce
 from compiler.ops.rounding import convert, integer_limits, round_to
 from compiler.ops.shape import known_shape
 from compiler.types import TensorType
@@ -71,9 +70,11 @@ def quantized(x: Expr, zero: Expr | None, target: DType, saturate: bool) -> Expr
     """x, already divided by its scale, as `target`: rounded half to even, plus the zero point, saturated."""
     if target.is_float:
         return saturated_cast(x if zero is None else x + cast(zero, x.dtype), target, saturate)
-    low, high = integer_limits(target)
     total = apply("rint", x)
     total = total if zero is None else total + cast(zero, x.dtype)
+    if target.bits >= 8:
+        return cast(total, target)  # which saturates
+    low, high = integer_limits(target)
     held = apply("min", apply("max", total, const(low, x.dtype)), const(high, x.dtype))
     return cast(cast(held, dtypes.int32), target)
 
@@ -205,31 +206,33 @@ class DynamicQuantizeLinear:
         x = call.tensor(0)
         return [
             TensorType(dtypes.uint8, x.shape),
-            TensorType(dtypes.float32, ()),
+            TensorType(x.dtype, ()),
             TensorType(dtypes.uint8, ()),
         ][: call.outputs]
 
     def reference(x: np.ndarray) -> tuple[np.ndarray, ...]:
-        low, high = (np.float32(f(x, initial=0)) for f in (np.min, np.max))
-        scale = np.float32(1) if high == low else np.float32((high - low) / np.float32(255))
-        zero = np.clip(np.rint(np.float32(0) - low / scale), 0, 255)
+        real = x.dtype.type
+        low, high = (real(f(x, initial=0)) for f in (np.min, np.max))
+        scale = real(1) if high == low else (high - low) / real(255)
+        zero = np.clip(np.rint(real(0) - low / scale), 0, 255)
         y = np.clip(np.rint(x / scale) + zero, 0, 255)
-        return y.astype(np.uint8), np.asarray(scale, np.float32), np.asarray(zero).astype(np.uint8)
+        return y.astype(np.uint8), np.asarray(scale), np.asarray(zero).astype(np.uint8)
 
     def decompose(b: Builder, node: Node) -> tuple[Value, ...]:
         x = node.inputs[0]
-        f = dtypes.float32
+        f = x.type.dtype
         value, zero = arg(0, f), const(0, f)
-        axes = tuple(range(len(known_shape(x))))
-        ends = [
-            emit_reduce(b, x, axes, False, ((Stage(fn, value),), apply(fn, stat(0, f), zero)), f"{fn}imum")
-            for fn in ("min", "max")
-        ]
-        low, high = arg(0, f), arg(1, f)
-        same = apply("eq", low, high)
-        scale = emit_map(b, select(same, const(1, f), (high - low) / 255.0), *ends, hint="scale")
-        place = apply("min", apply("max", apply("rint", zero - arg(0, f) / arg(1, f)), zero), const(255, f))
-        point = emit_map(b, cast(cast(place, dtypes.int32), dtypes.uint8), ends[0], scale, hint="zero_point")
+        low, high = apply("min", stat(0, f), zero), apply("max", stat(1, f), zero)
+        factor = select(apply("eq", low, high), const(1, f), (high - low) / 255.0)
+        place = apply("min", apply("max", apply("rint", zero - low / factor), zero), const(255, f))
+        attrs = {
+            "axes": tuple(range(max(len(known_shape(x)), 1))),
+            "keepdims": False,
+            "stages": (Stage("min", value), Stage("max", value)),
+            "rows": (factor, cast(cast(place, dtypes.int32), dtypes.uint8)),
+        }
+        row = x if known_shape(x) else b.emit("reshape", x, b.sizes((1,)))
+        scale, point = b.emit_many("reduce", [row], attrs, ["scale", "zero_point"])
         ratio, shift = value / arg(1, f), cast(arg(2, dtypes.uint8), f)
         y = emit_map(b, quantized(ratio, shift, dtypes.uint8, True), x, scale, point, hint="quantized")
         return (y, scale, point)[: len(node.outputs)]
@@ -238,3 +241,4 @@ class DynamicQuantizeLinear:
         for name, (low, high) in {"both": (-3, 5), "positive": (1, 4), "negative": (-4, -1)}.items():
             yield Sample((rng.uniform(low, high, (4, 7)).astype(np.float32),), name=name)
         yield Sample((np.zeros((2, 3), np.float32),), name="zeros")
+        yield Sample((np.array(-3, np.float32),), name="scalar")

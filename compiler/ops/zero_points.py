@@ -6,6 +6,8 @@ a's row, plus K * za * zb: nothing that varies along K but what the operands alr
 
 from __future__ import annotations
 
+import numpy as np
+
 from compiler import dtypes
 from compiler.builder import Builder
 from compiler.expr import Expr, arg, cast, extent, stat
@@ -33,6 +35,17 @@ def epilogue_of_zero_points(a: Value | None, b: Value | None) -> tuple[list[Valu
     numbers = iter(range(1, 3))
     exprs = [None if zero is None else arg(next(numbers), zero.type.dtype) for zero in (a, b)]  # type: ignore[union-attr]
     return operands, (less_zero_points(*exprs),)
+
+
+def constant_term(
+    a: np.ndarray, w: np.ndarray, zero: np.ndarray | None, axes: tuple[int, ...], shape: tuple[int, ...]
+) -> np.ndarray:
+    """What the left operand's one zero point takes off a product with constants w, as int64 of `shape`: itself times
+    the sums over K, which are `axes` of w, of w less its own zero point. That broadcasts to `shape`."""
+    sums = np.sum(w, axes, dtype=np.int64).reshape(shape)
+    if zero is not None:
+        sums = sums - w.size // max(sums.size, 1) * zero.astype(np.int64)
+    return sums * a.astype(np.int64).reshape(())
 
 
 def needed(b: Builder, zero: Value | None) -> Value | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
@@ -19,20 +20,21 @@ _NEVER = frozenset({"sizes", "shape_of", "result_shape"})
 _VIEWS = frozenset({"transpose", "reshape", "expand", "slice"})  # of a large constant: lowering reads it in place
 
 
-def fold(graph: Graph) -> Graph:
-    """`graph` with constant subgraphs evaluated by the reference. The imported nodes they stood for are noted.
+def fold(graph: Graph, keep: AbstractSet[str] = frozenset()) -> Graph:
+    """`graph` with constant subgraphs evaluated by the reference. The imported nodes they stood for are noted. Nodes
+    of the ops `keep` stay, and what reads them.
 
     A constant may decide sizes that inference had to invent; then everything is inferred again with their numbers.
     """
     while True:
-        graph, sizes = _fold_once(graph)
+        graph, sizes = _fold_once(graph, keep)
         if not sizes:
             return graph
         decided = dict(sizes)
         graph = reemit(graph, attribute=lambda item, decided=decided: substitute_sizes(item, decided))  # type: ignore[misc]
 
 
-def _fold_once(graph: Graph) -> tuple[Graph, dict[str, int]]:
+def _fold_once(graph: Graph, keep: AbstractSet[str]) -> tuple[Graph, dict[str, int]]:
     """The graph with what is constant by now folded, and the sizes that became numbers by it."""
     builder = Builder(graph)
     renamed: dict[str, Value] = {}
@@ -40,7 +42,7 @@ def _fold_once(graph: Graph) -> tuple[Graph, dict[str, int]]:
     for node in graph.nodes:
         inputs = tuple(renamed.get(v.name, v) if v is not None else None for v in node.inputs)
         node = Node(node.op, inputs, node.outputs, node.attrs, node.where)
-        results = _constants(builder, node) or _known_sizes(builder, node)
+        results = None if node.op in keep else _constants(builder, node) or _known_sizes(builder, node)
         if results is None:
             builder.keep(node)
             continue

@@ -96,10 +96,9 @@ class Fusion:
             return False
         if node.op == "matmul" and fuse_attention.absorb(self, i, node):
             return True
-        for value in node.inputs:
-            found = self.producer(value)
-            if found is None or not _known(found[1]):
-                continue
+        producers = [found for found in map(self.producer, node.inputs) if found is not None and _known(found[1])]
+        # A product last: as its epilogue, a node takes in no more producers.
+        for found in sorted(producers, key=lambda found: found[1].op != "map"):
             rule = RULES.get((node.op, found[1].op))
             fused = rule(self, i, node, found[1]) if rule else None
             if fused is not None:
