@@ -144,8 +144,10 @@ def dynamic(model: onnx.ModelProto, path: Path) -> bytes:
     return result.read_bytes()
 
 
-def expected(model: bytes, x: np.ndarray) -> list[np.ndarray]:
-    """What ONNX Runtime computes on one thread, with its own integer kernels."""
+def expected(model: bytes, x: np.ndarray, optimized: bool = True) -> list[np.ndarray]:
+    """What ONNX Runtime computes on one thread, with its integer kernels or (not `optimized`) node by node."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"]).run(None, {"x": x})
