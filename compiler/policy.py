@@ -21,8 +21,8 @@ PRECISIONS = ("fp32", "bf16", "int8")  # fp32: as written
 @dataclass(frozen=True)
 class Rule:
     """Nodes whose imported name matches `node` and whose imported op matches `op` (shell patterns, case matters) are
-    computed in `precision`. above_error: only those whose measured error in the policy's own precision (Policy.errors)
-    is greater. reason: what the ledger says instead of quoting the rule."""
+    computed in `precision`. above_error: only those whose measured error in int8 (Policy.errors) is greater. reason:
+    what the ledger says instead of quoting the rule."""
 
     precision: str
     node: str = "*"
@@ -48,32 +48,48 @@ class Rule:
 
 
 @dataclass(frozen=True, eq=False)
-class Range:
-    """What an activation spans, in real numbers: [low, high] become the 256 codes. smoothing: [K], what every channel
-    along the summed axis is divided by first (and its weights multiplied by), or None."""
+class Calibrated:
+    """How one product runs in 8 bits, found from data. The K channels are those it sums over, the N channels those of
+    its result.
 
-    low: float
-    high: float
+    low, high: what the activation spans in real numbers, behind smoothing: [low, high] become its 256 codes. None: each
+    row (each sample of a convolution) takes its own as it comes. smoothing: [K] float, what each channel of the
+    activation is divided by, and its weights multiplied by. codes: int8, in the shape of the weights, where they are
+    not the nearest ones. correction: [N] float, what the result is too great by in the mean. Raises SansuanError for
+    ends that are no finite range.
+    """
+
+    low: float | None = None
+    high: float | None = None
     smoothing: np.ndarray | None = None
+    codes: np.ndarray | None = None
+    correction: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low <= self.high):
-            raise SansuanError(f"range [{self.low}, {self.high}]: expected finite ends in order")
+        if self.low is None and self.high is None:
+            return
+        if self.low is None or self.high is None or not -np.inf < self.low <= self.high < np.inf:
+            raise SansuanError(f"range [{self.low}, {self.high}]: expected two finite ends in order, or neither")
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the activation's range is known before it comes."""
+        return self.low is not None
 
 
 @dataclass(frozen=True, eq=False)
 class Policy:
     """In which precision the products of a model run: that of the first rule that matches a node, else `precision`.
 
-    ranges: of activations, by product (a node's name, `name#1` for its second product): products in int8 that have one
-    are quantized statically, others row by row as they run. errors: each product's own error in `precision` (relative
-    L2 over calibration data), which rules with `above_error` look at. otherwise: for products that cannot run in the
+    calibrated: by product (a node's name, `name#1` for its second product), how it runs in int8; products without an
+    entry take each row's own range and the nearest codes. errors: each product's own error in int8 (relative L2 over
+    calibration data), which rules with `above_error` look at. otherwise: for products that cannot run in the
     precision asked for. Raises SansuanError for an unknown precision.
     """
 
     precision: str = "fp32"
     rules: tuple[Rule, ...] = ()
-    ranges: Mapping[str, Range] = field(default_factory=dict)
+    calibrated: Mapping[str, Calibrated] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
     otherwise: str = "fp32"
 

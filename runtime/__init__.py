@@ -25,22 +25,25 @@ if TYPE_CHECKING:
     from runtime import onnx_backend
     from runtime.api import compile, target
     from runtime.options import Options
+    from runtime.parity.compare import compare
     from runtime.product import matmul
     from runtime.program import Program
 
 __all__ = [
+    "Calibrated",
     "DtypeError",
     "ModelError",
     "Options",
     "Policy",
     "Program",
-    "Range",
     "Rule",
     "SansuanError",
     "ShapeError",
     "Target",
     "TargetError",
     "UnsupportedOp",
+    "calibrate",
+    "compare",
     "compile",
     "matmul",
     "onnx_backend",
@@ -50,9 +53,11 @@ __all__ = [
 _HOMES = {
     "compiler.errors": ("DtypeError", "ModelError", "SansuanError", "ShapeError", "TargetError", "UnsupportedOp"),
     "backends.native.target": ("Target",),
-    "compiler.policy": ("Policy", "Range", "Rule"),
+    "compiler.policy": ("Calibrated", "Policy", "Rule"),
     "runtime.api": ("compile", "target"),
+    "runtime.calibration": ("calibrate",),
     "runtime.options": ("Options",),
+    "runtime.parity.compare": ("compare",),
     "runtime.product": ("matmul",),
     "runtime.program": ("Program",),
 }

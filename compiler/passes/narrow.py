@@ -18,7 +18,7 @@ from compiler.ir import Graph, Node, Value
 from compiler.passes.narrow_bfloat import in_bfloat16
 from compiler.passes.narrow_bytes import in_bytes, why_not_bytes
 from compiler.passes.narrow_operands import Operands
-from compiler.policy import Policy
+from compiler.policy import Calibrated, Policy
 
 PRODUCTS = frozenset({"matmul", "conv", "grouped_matmul"})
 _STAYS = {
@@ -32,7 +32,7 @@ LEAST_DEPTH = 16
 
 @dataclass(frozen=True)
 class Site:
-    """A product of a fused graph: its key in Policy.ranges, the imported node and op it belongs to."""
+    """A product of a fused graph: its key in Policy.calibrated, the imported node and op it belongs to."""
 
     key: str
     name: str
@@ -97,7 +97,9 @@ def _narrowed(b: Builder, operands: Operands, policy: Policy, site: Site, node: 
     with b.at(*node.where):
         if precision == "bf16":
             return in_bfloat16(b, operands, node)
-        return in_bytes(b, operands, node, policy.ranges.get(site.key)) if precision == "int8" else None
+        return (
+            in_bytes(b, operands, node, policy.calibrated.get(site.key, Calibrated())) if precision == "int8" else None
+        )
 
 
 def _against(operands: Operands, node: Node, precision: str) -> str:

@@ -18,9 +18,9 @@ from compiler.expr import Expr, arg, cast
 from compiler.ir import Node, Value
 from compiler.ops.zero_points import less_zero_points
 from compiler.passes.narrow_bfloat import channel_operand
-from compiler.passes.narrow_codes import row_codes, sample_codes, static_codes
+from compiler.passes.narrow_codes import row_codes, sample_codes, smoothed, static_codes
 from compiler.passes.narrow_operands import Operands, product_again
-from compiler.policy import Range
+from compiler.policy import Calibrated
 from compiler.quantization import symmetric
 
 _F, _WHOLE = dtypes.float32, dtypes.int32
@@ -48,13 +48,11 @@ def why_not_bytes(operands: Operands, node: Node) -> str:
     return ""
 
 
-def in_bytes(b: Builder, operands: Operands, node: Node, span: Range | None) -> tuple[Value, ...]:
+def in_bytes(b: Builder, operands: Operands, node: Node, how: Calibrated) -> tuple[Value, ...]:
     """A product's results with both operands quantized; the epilogue is given the sums as float32."""
     side = _weight_side(operands, node)
     assert side is not None
-    if node.op == "conv":
-        return _conv(b, operands, node, span)
-    return _matmul(b, operands, node, side, span)
+    return _conv(b, operands, node, how) if node.op == "conv" else _matmul(b, operands, node, side, how)
 
 
 def _weight_side(operands: Operands, node: Node) -> int | None:
@@ -66,43 +64,43 @@ def _weight_side(operands: Operands, node: Node) -> int | None:
     return None
 
 
-def _matmul(b: Builder, operands: Operands, node: Node, side: int, span: Range | None) -> tuple[Value, ...]:
+def _matmul(b: Builder, operands: Operands, node: Node, side: int, how: Calibrated) -> tuple[Value, ...]:
     x, name = node.inputs[1 - side], node.inputs[side].name
     over, summed = (-1, -2) if side == 1 else (-2, -1)  # the axes of activation and weights that the product sums over
     weights = operands.constant(node.inputs[side]).astype(np.float32)
-    if span is not None and span.smoothing is not None:
-        weights = weights * _along(span.smoothing, summed, weights.ndim)
+    if how.smoothing is not None:
+        weights = weights * _along(how.smoothing, summed, weights.ndim)
+        x = smoothed(b, operands, x, _along(how.smoothing, over, -over))
     codes, scales = symmetric(weights, (summed,))
-    if span is None:
+    codes = codes if how.codes is None else how.codes
+    if how.low is None:
         q, scale, points = row_codes(b, operands, x, over)
-        sums = _of_rows(scale, points, b.constant(scales, f"{name}_scales"), side)
+        extras, total = _of_rows(scale, points, b.constant(scales, f"{name}_scales"), side)
     else:
-        smoothing = None if span.smoothing is None else _along(span.smoothing, over, -over)
-        q, step, point = static_codes(b, operands, x, span, smoothing)
-        sums = _calibrated(
-            b.constant(np.asarray(scales * step, np.float32), f"{name}_scales"),
-            b.constant(point * codes.sum(axis=summed, keepdims=True, dtype=np.int32), f"{name}_zero")
-            if point
-            else None,
-        )
+        q, step, point = static_codes(b, operands, x, how.low, how.high)
+        columns = point * codes.sum(axis=summed, keepdims=True, dtype=np.int32)
+        zero = b.constant(columns, f"{name}_zero") if point else None
+        extras, total = _calibrated(b.constant(np.asarray(scales * step, np.float32), f"{name}_scales"), zero)
+    if how.correction is not None:
+        extras, total = _plus(extras, total, b.constant(_along(-how.correction, over, -over), f"{name}_correction"))
     w = b.constant(codes, f"{name}_codes")
-    return product_again(b, node, [w, q] if side == 0 else [q, w], *sums, acc=_WHOLE)
+    return product_again(b, node, [w, q] if side == 0 else [q, w], extras, total, acc=_WHOLE)
 
 
-def _conv(b: Builder, operands: Operands, node: Node, span: Range | None) -> tuple[Value, ...]:
+def _conv(b: Builder, operands: Operands, node: Node, how: Calibrated) -> tuple[Value, ...]:
     x, weight = node.inputs[:2]
     array = operands.constant(weight).astype(np.float32)
     codes, kept = symmetric(array, tuple(range(1, array.ndim)))
     scales, fill = kept.reshape(-1), 0
 
     def channels(vector: np.ndarray, what: str) -> Value:
-        return channel_operand(b, node, b.constant(vector, f"{weight.name}_{what}"))
+        return channel_operand(b, node, b.constant(np.asarray(vector), f"{weight.name}_{what}"))
 
-    if span is None:
+    if how.low is None:
         q, scale = sample_codes(b, operands, x)
         extras, total = _of_samples(scale, channels(scales, "scales"))
     else:
-        q, step, point = static_codes(b, operands, x, span, None)
+        q, step, point = static_codes(b, operands, x, how.low, how.high)
         sums = codes.reshape(len(codes), -1).sum(axis=1, dtype=np.int32)
         zero = channels(point * sums, "zero") if point else None
         extras, total = _calibrated(channels(np.asarray(scales * step, np.float32), "scales"), zero)
@@ -110,7 +108,7 @@ def _conv(b: Builder, operands: Operands, node: Node, span: Range | None) -> tup
             extras.append(b.constant(np.array(point, np.uint8), "zero_point"))
             fill = len(node.inputs[3:]) + len(extras)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        extras, total = _with_bias(extras, total, channel_operand(b, node, node.inputs[2]))
+        extras, total = _plus(extras, total, channel_operand(b, node, node.inputs[2]))
     w = b.constant(codes, f"{weight.name}_codes")
     return product_again(b, node, [q, w], extras, total, acc=_WHOLE, fill=fill)
 
@@ -139,9 +137,10 @@ def _calibrated(scales: Value, zero: Value | None) -> Sums:
     return [scales, zero], lambda first: cast(arg(0, _WHOLE) - arg(first + 1, _WHOLE), _F) * arg(first, _F)
 
 
-def _with_bias(extras: list[Value], total: Callable[[int], Expr], bias: Value) -> Sums:
+def _plus(extras: list[Value], total: Callable[[int], Expr], addend: Value) -> Sums:
+    """The sums with one more operand added."""
     number = len(extras)
-    return [*extras, bias], lambda first: total(first) + cast(arg(first + number, bias.type.dtype), _F)
+    return [*extras, addend], lambda first: total(first) + cast(arg(first + number, addend.type.dtype), _F)
 
 
 def _along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:

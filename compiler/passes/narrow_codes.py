@@ -10,32 +10,32 @@ from compiler.expr import Expr, apply, arg, cast, const, select, stat
 from compiler.ir import Value
 from compiler.kernels import Stage
 from compiler.passes.narrow_operands import Operands
-from compiler.policy import Range
 from compiler.quantization import CODES, LEAST_SPAN, affine
 
 _F, _WHOLE = dtypes.float32, dtypes.int32
 Rows = tuple[Value, Value, Value]
 
 
-def static_codes(
-    b: Builder, operands: Operands, x: Value, span: Range, smoothing: np.ndarray | None
-) -> tuple[Value, np.float32, int]:
+def static_codes(b: Builder, operands: Operands, x: Value, low: float, high: float) -> tuple[Value, np.float32, int]:
     """x as uint8 in a known range, with its scale and zero point."""
-    scale, zero = affine(span.low, span.high)
-    inverse = np.float32(1) / scale
+    scale, zero = affine(low, high)
+    inverse = float(np.float32(1) / scale)
 
     def convert(value: Value) -> Value:
-        element = cast(arg(0, value.type.dtype), _F)
-        return b.emit("map", value, outputs=(_code(element * float(inverse), const(zero, _F)),), hint="codes")
+        code = _code(cast(arg(0, value.type.dtype), _F) * inverse, const(zero, _F))
+        return b.emit("map", value, outputs=(code,), hint="codes")
 
-    if smoothing is None:
-        return operands.beneath_moves(x, convert, f"codes {scale} {zero}"), scale, zero
-    key = ("smooth", x.name, scale, zero, smoothing.tobytes())
+    return operands.beneath_moves(x, convert, f"codes {scale} {zero}"), scale, zero
+
+
+def smoothed(b: Builder, operands: Operands, x: Value, factors: np.ndarray) -> Value:
+    """x divided by factors that broadcast to it; readers of one x that divide alike share the result."""
+    key = ("smooth", x.name, factors.tobytes())
     if key not in operands.made:
-        factors = b.constant((inverse / smoothing).astype(np.float32), "smoothing")
+        inverse = b.constant((1 / factors).astype(np.float32), "smoothing")
         element = cast(arg(0, x.type.dtype), _F) * arg(1, _F)
-        operands.made[key] = b.emit("map", x, factors, outputs=(_code(element, const(zero, _F)),), hint="codes")
-    return operands.made[key], scale, zero
+        operands.made[key] = b.emit("map", x, inverse, outputs=(element,), hint="smoothed")
+    return operands.made[key]
 
 
 def row_codes(b: Builder, operands: Operands, x: Value, axis: int) -> Rows:
