@@ -12,7 +12,7 @@ from compiler.builder import Builder
 from compiler.expr import arg, cast
 from compiler.ir import Node, Value
 from compiler.op import Call, OnnxRow, Sample, op
-from compiler.ops.elementwise import NUMBER, check_kind, emit_map, in_float64, operand, widened
+from compiler.ops.elementwise import NUMBER, check_kind, emit_map, in_float64, operand, wide
 from compiler.ops.onnx_types import without
 from compiler.types import TensorType
 
@@ -60,11 +60,12 @@ class Gemm:
         left, right, c = (*node.inputs, None)[:3]
         left = b.emit("transpose", left, perm=(1, 0)) if node.attrs["transA"] else left
         right = b.emit("transpose", right, perm=(1, 0)) if node.attrs["transB"] else right
-        product = b.emit("matmul", left, right)
-        alpha, beta, dtype = node.attrs["alpha"], node.attrs["beta"], product.type.dtype
+        alpha, beta, dtype = node.attrs["alpha"], node.attrs["beta"], left.type.dtype
         if c is None and alpha == 1:
-            return product
-        result = widened(arg(0, dtype))
+            return b.emit("matmul", left, right)
+        summed = wide(dtype)  # 16-bit floats are rounded once, after the addition
+        product = b.emit("matmul", left, right, epilogue=() if summed == dtype else (arg(0, summed),))
+        result = arg(0, summed)
         result = result if alpha == 1 else _times(result, alpha)
         if c is not None:
             summand = operand(1, c)

@@ -21,13 +21,15 @@ def directions(attrs: Mapping[str, Any]) -> tuple[bool, ...]:
 
 
 class Layer:
-    """One LSTM, GRU or RNN node being taken apart. Floats of 16 bits and less are widened and rounded at the end."""
+    """One LSTM, GRU or RNN node being taken apart. Floats of 16 bits are widened after the inputs' product, and rounded
+    at the end."""
 
     def __init__(self, b: Builder, cell: Cell, node: Node) -> None:
         self.b, self.cell, self.attrs = b, cell, node.attrs
         self.dtype: DType = node.inputs[0].type.dtype  # type: ignore[union-attr]
         self.lengths = node.inputs[4] if len(node.inputs) > 4 else None
-        operands = [v if i == 4 or v is None else self._cast(v, wide(self.dtype)) for i, v in enumerate(node.inputs)]
+        kept = (0, 1, 4)  # the inputs' product takes 16-bit floats as they are and sums them in float32
+        operands = [v if i in kept or v is None else self._cast(v, wide(self.dtype)) for i, v in enumerate(node.inputs)]
         self.x, self.w, self.r, self.bias, _, *rest = (*operands, *[None] * (9 - len(operands)))
         self.initial, self.peepholes, self.projection = rest[: cell.states], rest[cell.states], rest[-1]
         self.batch_first = bool(node.attrs["layout"])
@@ -123,7 +125,8 @@ class Layer:
         columns: Size = count * rows
         weight = b.emit("reshape", weight, b.sizes((columns, features)))
         lines = b.emit("reshape", self.x, b.sizes((outer * inner, features)))
-        product = b.emit("matmul", lines, b.emit("transpose", weight, perm=(1, 0)))
+        summed = () if wide(self.dtype) == self.dtype else (arg(0, wide(self.dtype)),)
+        product = b.emit("matmul", lines, b.emit("transpose", weight, perm=(1, 0)), epilogue=summed)
         if self.bias is not None:
             bias = b.emit("reshape", self._joined_bias(chosen), b.sizes((columns,)))
             dtype = wide(self.dtype)

@@ -39,15 +39,23 @@ def _matmul(b: AtenBuilder, x: Value, y: Value) -> Value:
 def _addmm(b: AtenBuilder, added: Value, x: Value, y: Value, beta: float = 1, alpha: float = 1) -> Value:
     if beta == 1 and alpha == 1:
         return _product(b, x, y, added)
-    product = b.emit("matmul", x, y)
+    product = _summed(b, x, y)
     if beta == 0:
         return pointwise(b, (product,), lambda p: p * alpha)
     return pointwise(b, (product, added), lambda p, a: p * alpha + a * beta)
 
 
 def _product(b: AtenBuilder, x: Value, y: Value, added: Value | None) -> Value:
-    product = b.emit("matmul", x, y)
-    return product if added is None else pointwise(b, (product, added), lambda p, a: p + a)
+    if added is None:
+        return b.emit("matmul", x, y)
+    return pointwise(b, (_summed(b, x, y), added), lambda p, a: p + a)
+
+
+def _summed(b: AtenBuilder, x: Value, y: Value) -> Value:
+    """The product in the type it is summed in, for a call that goes on before it rounds."""
+    held = tensor_type(x).dtype
+    acc = compute_type(held)
+    return b.emit("matmul", x, y, epilogue=() if acc == held else (arg(0, acc),))
 
 
 @aten("aten.outer.default", "aten.ger.default")
