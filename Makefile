@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 # One target after the other, whatever -j says: CI reads the last line.
 .NOTPARALLEL:
-.PHONY: demo test test-slow fuzz test-exhaustive coverage lint format bench docs clean
+.PHONY: demo test test-slow browser fuzz test-exhaustive coverage lint format bench docs clean
 
 demo: $(READY)
 	$(RUN) -m bench.demo
@@ -13,8 +13,14 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2
 
-test-slow: $(READY)
+test-slow: $(READY) browser
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m slow
+
+# A test opens the page of `sansuan compare` in a real browser.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+	|| { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
+	|| { echo "make test-slow needs a browser, and apt-get may not install it here: install chromium"; exit 1; }
 
 # Finds what nobody has met yet, so it decides no change: what it finds becomes a test.
 fuzz: $(READY)

@@ -51,13 +51,13 @@ class Native:
         self.name, self._source, self._options, self._precision = name, source, options, precision
         self._machine = _machine_of(unit) if unit else targets.host()
         self.roundoff = _roundoff(precision)
-        self._compiled: dict[Any, tuple[Any, Any]] = {}
+        self._compiled: dict[Any, Any] = {}
 
     def total(self) -> Arrays:
         return self.partly([value.name for value in self._source.exposed.outputs])
 
     def own(self, isolated: Isolated, fed: Sequence[np.ndarray]) -> Arrays:
-        results = self._run(isolated.graph, fed, id(isolated))
+        results = self._run(isolated.graph, fed, isolated)
         return dict(zip(isolated.results, results, strict=True))
 
     def partly(self, exposed: Collection[str]) -> Arrays:
@@ -70,9 +70,9 @@ class Native:
     def final(self) -> Arrays:
         if "program" not in self._compiled:
             program = runtime.api.build(self._source.loaded, self._precision, "native", self._machine, self._options)
-            self._compiled["program"] = (program, None)
+            self._compiled["program"] = program
         # Not `run`, which stores what a torch module changes in its buffers.
-        results = self._compiled["program"][0]._arrays(self._source.arrays)
+        results = self._compiled["program"]._arrays(self._source.arrays)
         return {name: result for (name, _), result in zip(self._source.outputs, results, strict=True)}
 
     def calls(self) -> list[tuple[str, ...]]:
@@ -91,8 +91,8 @@ class Native:
     def _run(self, graph: Graph, arrays: Sequence[Any], key: Any) -> list[Any]:
         if key not in self._compiled:
             lowered = lower_graph(_in_precision(graph, self._precision))
-            self._compiled[key] = Executable(lowered, self._machine, self._options), graph
-        return self._compiled[key][0].run([np.asarray(array, order="C") for array in arrays])
+            self._compiled[key] = Executable(lowered, self._machine, self._options)
+        return self._compiled[key].run([np.asarray(array, order="C") for array in arrays])
 
 
 class Reference:

@@ -76,11 +76,11 @@ def _cells(place: int, row: Row, name: str, own: Judged | None, total: Judged | 
     main = own or total
     e = main.errors if main else None
     verdict = row.note or ""
-    if own is not None or total is not None:
-        verdict = "diverges" if own and not own.agrees else "inherits" if total and not total.agrees else "within"
+    if main is not None:
+        verdict = "diverges" if own and not own.agrees else "inherits" if total and not total.agrees else main.verdict
     values: dict[str, Any] = {
         "place": place, "node": row.node, "op": row.op, "candidate": name if main else "",
-        "own": own.errors.relative if own else None, "allowed": plot.allowed(own) if own else None,
+        "own": own.errors.relative if own else None, "allowed": own.allowed if own else None,
         "total": total.errors.relative if total else None, "abs": e.max_abs if e else None,
         "ulp": e.ulp if e else None, "cosine": 1 - e.cosine if e else None, "sqnr": e.sqnr if e else None,
         "nan": e.nan if e else None, "inf": e.inf if e else None, "different": e.different if e else None,

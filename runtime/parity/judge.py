@@ -13,15 +13,15 @@ from runtime.parity.report import Judged
 from runtime.parity.tolerance import Limit
 
 
-def judge(result: Any, expected: Any, limit: Limit, alternative: Callable[[], Any]) -> Judged:
-    """A result against what was expected. alternative: what NumPy gives in the model's own types, which is right as
-    well: where these overflow or round to a tie, FP64 does not."""
+def judge(result: Any, expected: Any, limit: Limit, alternative: Callable[[], Any] | None) -> Judged:
+    """A result against what was expected. alternative: where that was FP64, what NumPy gives in the model's
+    own types, which is right as well: where these overflow or round to a tie, FP64 does not."""
     result = np.asarray(result)
     if result.shape != np.shape(expected):
         return Judged(_of_another_shape(result), limit, False)
     errors = measure(result, expected)
-    if limit.allows(errors):
-        return Judged(errors, limit, True)
+    if alternative is None or limit.allows(errors):
+        return Judged(errors, limit, limit.allows(errors))
     other = alternative()
     return Judged(errors, limit, np.shape(other) == result.shape and limit.allows(measure(result, other)))
 

@@ -37,10 +37,10 @@ class _Peer:
 
     def own(self, isolated: Isolated, fed: Sequence[np.ndarray]) -> Mapping[str, Any]:
         results = {str(self._source.keys[name]) for name in isolated.results if name in self._source.keys}
-        known = {**isolated.baked, **dict(zip(isolated.fed, fed, strict=True))}
+        known = {**self._feeds(), **isolated.baked, **dict(zip(isolated.fed, fed, strict=True))}
         values = {str(self._source.keys.get(name, name)): array for name, array in known.items()}
         model, feeds, names = isolated_model(self._source, values, results)
-        return self._given(self._run(id(isolated), lambda: model, feeds, names), _OWN) if names else {}
+        return self._given(self._run(isolated, lambda: model, feeds, names), _OWN) if names else {}
 
     def final(self) -> Mapping[str, Any]:
         names = [name for name, _ in self._source.outputs]

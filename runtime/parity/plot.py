@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
-from runtime.parity.report import Judged, Report, describe
+from runtime.parity.report import Report, describe
 
 COLOURS = 7
 _LEFT, _TOP, _HEIGHT, _LABELS = 62, 22, 300, 120
@@ -59,11 +59,6 @@ def svg(report: Report) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def allowed(judged: Judged) -> float:
-    """A bound relative to what was expected."""
-    return judged.limit.norm / judged.errors.scale if judged.errors.scale else judged.limit.norm
-
-
 def _series(report: Report, name: str, x: Place, y: Place, half: float, beside: float) -> Iterator[str]:
     """One candidate's marks; dots stand a little `beside` the node's place, so that equal ones show."""
     line: list[str] = []
@@ -76,7 +71,7 @@ def _series(report: Report, name: str, x: Place, y: Place, half: float, beside: 
         own = row.own.get(name)
         if own is None:
             continue
-        at, bound = x(place), allowed(own)
+        at, bound = x(place), own.allowed
         if 0 < bound < math.inf:
             ends = f'x1="{at - half:.1f}" x2="{at + half:.1f}" y1="{y(bound):.1f}" y2="{y(bound):.1f}"'
             yield f'<line class="tick" {ends}/>'
@@ -111,7 +106,7 @@ def _span(report: Report) -> tuple[float, float]:
         value
         for row in report.rows
         for judged in (*row.own.values(), *row.total.values())
-        for value in (judged.errors.relative, allowed(judged))
+        for value in (judged.errors.relative, judged.allowed)
         if 0 < value < math.inf
     ]
     logs = [math.log10(value) for value in values] or [-8.0, 0.0]

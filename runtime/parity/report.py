@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compiler import dtypes
 from runtime.parity.metrics import Errors
 from runtime.parity.tolerance import Limit
 
@@ -32,6 +33,23 @@ class Judged:
         if self.limit.norm:
             return self.errors.norm / self.limit.norm
         return 0.0 if self.agrees and not self.errors.different else 1.0 if self.agrees else np.inf
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the result is of floats: then L2 norms decide, else how many elements differ."""
+        return dtypes.named(self.errors.dtype).is_float
+
+    @property
+    def allowed(self) -> float:
+        """The bound relative to what was expected; of integers 0 but where the candidate narrows operands."""
+        return self.limit.norm / self.errors.scale if self.errors.scale else self.limit.norm
+
+    @property
+    def verdict(self) -> str:
+        """`within`; `as in own types`, where NumPy in the model's own types is as far from FP64; or `beyond`."""
+        if not self.agrees:
+            return "beyond"
+        return "within" if self.limit.allows(self.errors) else "as in own types"
 
 
 @dataclass(frozen=True)
@@ -158,18 +176,29 @@ class Report:
 def describe(judged: Judged) -> str:
     """A candidate's errors in words."""
     e, limit = judged.errors, judged.limit
-    if e.dtype.startswith(("int", "uint", "bool", "string", "complex")):
+    if not judged.is_float:
         return f"{e.different} of {e.elements} elements differ, by at most {e.max_abs:g} (allowed: {limit.different:g})"
-    allowed = limit.norm / e.scale if e.scale else limit.norm
     misplaced = f"; {e.misplaced} NaN or infinite where the other is not" if e.misplaced else ""
     return (
-        f"relative L2 {e.relative:.3g} (allowed: {allowed:.3g}), max abs {e.max_abs:.3g}, {e.ulp} ulp, "
+        f"relative L2 {e.relative:.3g} (allowed: {judged.allowed:.3g}), max abs {e.max_abs:.3g}, {e.ulp} ulp, "
         f"cosine {e.cosine:.9g}, SQNR {e.sqnr:.1f} dB{misplaced}"
     )
 
 
 def _table(rows: Sequence[Row], candidates: Sequence[str]) -> list[str]:
-    headings = ("node", "op", "candidate", "own L2", "allowed", "total L2", "max abs", "ulp", "SQNR dB", "nan/inf", "")
+    headings = (
+        "node",
+        "op",
+        "candidate",
+        "own L2",
+        "allowed",
+        "total L2",
+        "max abs",
+        "ulp",
+        "SQNR dB",
+        "nan/inf",
+        "verdict",
+    )
     lines = [headings]
     for row in rows:
         for name in candidates:
@@ -178,12 +207,13 @@ def _table(rows: Sequence[Row], candidates: Sequence[str]) -> list[str]:
                 continue
             main = own or total
             assert main is not None
-            e, scale = main.errors, main.errors.scale or 1.0
+            e = main.errors
+            allowed = f"{main.allowed:.2e}" if main.is_float else f"{main.limit.different:g} differ"
             lines.append((
                 row.node, row.op, name, f"{own.errors.relative:.2e}" if own else row.note or "-",
-                f"{own.limit.norm / scale:.2e}" if own else "-", f"{total.errors.relative:.2e}" if total else "-",
+                allowed if own else "-", f"{total.errors.relative:.2e}" if total else "-",
                 f"{e.max_abs:.2e}", str(e.ulp), f"{e.sqnr:.1f}", f"{e.nan}/{e.inf}",
-                "" if main.agrees else "diverges",
+                "diverges" if main.verdict == "beyond" else main.verdict,
             ))  # fmt: skip
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     return ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -114,15 +114,16 @@ def is_eligible(call: Any, fault: str) -> bool:
 
 
 @contextmanager
-def planted(fault: str, node: str) -> Iterator[None]:
-    """While this lasts, programs are compiled with a fault in the kernels that carry out an imported node."""
-    lower, select = pipeline.lower, gemm.select
+def planted(fault: str, *nodes: str) -> Iterator[None]:
+    """While this lasts, programs are compiled with a fault in the kernels that carry out an imported node, or (of
+    several) all of these nodes together."""
+    lower, select, (node, *_) = pipeline.lower, gemm.select, nodes
 
     def faulty(graph: Any) -> Lowered:
         lowered = lower(graph)
         calls = list(lowered.calls)
         for number, call in enumerate(calls):
-            if node in call.where and is_eligible(call, fault):
+            if set(nodes) <= set(call.where) and is_eligible(call, fault):
                 if fault == "constant":
                     calls[number] = altered(call, wrong_constant)
                 elif not reads_weights(call, lowered):
