@@ -18,7 +18,7 @@ test-slow: $(READY) browser
 
 # A test opens the page of `sansuan compare` in a real browser.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null \
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 	|| { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
 	|| { echo "make test-slow needs a browser, and apt-get may not install it here: install chromium"; exit 1; }
 
