@@ -53,7 +53,8 @@ class Blocking:
 class Product:
     """What blocking has to know about a call. `fresh_b`: B comes unpacked; `unit_b`: with unit stride along N;
     `gathers`: A rows are copied into scratch first. K blocks are whole `segment`s. The rows are shared out among
-    `groups` matrices B. `sums_b`: columns of B are summed, which only packing does."""
+    `groups` matrices B. `sums_b`: columns of B are summed, which only packing does. `decodes`: panels of a fresh B are
+    made of codes, anew for every block of rows."""
 
     batch: int
     m: int
@@ -65,6 +66,7 @@ class Product:
     segment: int = 1
     groups: int = 1
     sums_b: bool = False
+    decodes: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -89,7 +91,7 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     if threads > 1 and batch < chunks:
         wanted = -(-chunks // batch)
         splits = [(r, c) for r in range(1, wanted + 1) for c in range(1, wanted // r + 1)]
-    least_columns = least_shares(unit, product, target) if pack_b else 1
+    least_columns = least_shares(unit, product, target) if pack_b and not product.decodes else 1
     best = (float("inf"), 0, 0)
     for rows, columns in splits:
         item_rows, item_columns = share(m, rows, mr), share(n, max(columns, least_columns), nr)
@@ -101,7 +103,8 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     if _is_written_by_rows(unit, product, target, min(item_columns, n)):
         block_rows = min(block_rows, STRIP_BLOCKS * mr)
     depth = _depth(unit, product, target, nr)
-    return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, pack_b, pack_b and block_rows < item_rows)
+    keeps_b = pack_b and block_rows < item_rows and not product.decodes
+    return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, pack_b, keeps_b)
 
 
 def slab_rows(unit: MatrixUnit, grid: Grid, product: Product, target: Target) -> int:
@@ -125,8 +128,10 @@ def least_shares(unit: MatrixUnit, product: Product, target: Target) -> int:
 
 
 def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
-    """The K block: all of K while a B panel stays in L2 beside the stream of A, else K in equal parts."""
-    most = max(unit.k, int(0.6 * target.l2) // (nr * unit.b.bytes))
+    """The K block: all of K while a B panel stays in L2 beside the stream of A, else K in equal parts. Decoded panels
+    are read from L1, in which they were made."""
+    multiple = unit.k * product.segment
+    most = max(multiple, int(0.6 * (target.l1 if product.decodes else target.l2)) // (nr * unit.b.bytes))
     if unit.acc.is_float and product.k > PRODUCT_CHUNK:  # a block never spans two chunks
         depth = PRODUCT_CHUNK
         while depth > most:
@@ -135,7 +140,6 @@ def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
     if product.k <= most:
         return max(product.k, 1)
     blocks = -(-product.k // most)
-    multiple = unit.k * product.segment
     return -(-product.k // (blocks * multiple)) * multiple
 
 

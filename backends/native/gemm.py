@@ -111,6 +111,7 @@ class GemmKernel:
             batch, m, n, size(b.shape[-2]), fresh, spec.b_axis == "row" and self.coding is None,
             bool(spec.window) and not self.shape.indirect, segment,
             size(call.reads[-1].shape[0]) if spec.ends else 1, needs_column_sums(spec, self.matrix_unit),
+            self.coding is not None,
         )  # fmt: skip
 
     def packed_bytes(self, call: KernelCall, size: Callable[[Size], int]) -> int:
@@ -148,8 +149,7 @@ class GemmKernel:
             "m": m, "n": n, "k": k, "depth": cut.depth, "slab": slab or max(k, 1),
             "ahead": self.width * spec.b.bytes * (SLAB_PANELS if slab else 1), "pack_b": int(cut.pack_b),
             "b_offset": tile, "b_step": self._panel_bytes(k) if cut.keeps_b else 0,
-            "k_step": 0 if slab or self._overwrites(cut) else self.width * spec.b.bytes,
-            "copy_a": int(copies), "pack_a": int(packs),
+            "k_step": 0 if slab else self.width * spec.b.bytes, "copy_a": int(copies), "pack_a": int(packs),
             "rows_offset": tile + packed_b, "pitch": self._pitch(k), "a_offset": tile + packed_b + gathered,
             "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0,
             "panel_step": self.width * unit.acc.bytes * self.shape.grid.rows * unit.m if slab else 0,
@@ -187,10 +187,6 @@ class GemmKernel:
         any_stride = reads_any_stride(self.spec, unit)
         return unit.left != unit.a or not (dense or any_stride) or (unit.in_place and k % unit.k != 0)
 
-    def _overwrites(self, cut: Blocking) -> bool:
-        """Whether every K block is decoded into the place of the one before."""
-        return self.coding is not None and not cut.keeps_b
-
     def _in_chunks(self, k: int) -> bool:
         """Whether chains are cut, so that tiles of totals lie behind those of chains."""
         return self.spec.acc.is_float and k > PRODUCT_CHUNK
@@ -211,8 +207,8 @@ class GemmKernel:
         rows *= -(-cut.item_columns // self.width) if in_slabs else 1
         tile = max([rows * self.width, *few]) * unit.acc.bytes * (2 if self._in_chunks(k) else 1)
         panels = -(-cut.item_columns // self.width) if cut.keeps_b else 1
-        fresh = not self.spec.constant_b or self.coding is not None
-        packed_b = panels * self._panel_bytes(cut.depth if self._overwrites(cut) else k) if fresh else 0
+        packed_b = 0 if self.spec.constant_b else panels * self._panel_bytes(k)
+        packed_b = packed_b if self.coding is None else self._panel_bytes(min(cut.depth, k))
         gathered = cut.block_rows * self._pitch(k) + unit.row_lanes * unit.left.bytes
         gathered = gathered if self.spec.window or copies else 0
         height, deep = unit.panels(grid)[0]

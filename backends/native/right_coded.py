@@ -1,5 +1,9 @@
-"""The B side of a GEMM kernel whose B is stored as codes: decoded into scratch panel by panel, or, for few rows, by
-their micro-kernel."""
+"""The B side of a GEMM kernel whose B is stored as codes: decoded into L1, one K block of a panel after the other, or,
+for few rows, by their micro-kernel.
+
+Every block of rows decodes anew: of a hundred rows that is a few percent of their time, and codes kept as floats would
+be read from further away.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +37,12 @@ class CodedOperand(RightOperand):
         context.frame.set("group", self.group)
 
     def block(self, is_first: ir.Value, row_blocks: ir.Value) -> None:
-        """Turn to the next block of rows: the first decodes, the others read what is kept, and prefetch the next panel
-        of it."""
-        context, builder, unit = self.context, self.context.builder, self.context.unit
-        self.is_stale = builder.or_(is_first, builder.icmp_signed("==", context.word["b_step"], I64(0)))
-        step = builder.udiv(I64(self.width * unit.k * unit.b.bytes), row_blocks)
-        self.prefetch_step = builder.select(self.is_stale, I64(0), step)
-        self.once = builder.icmp_signed("==", row_blocks, I64(1))
-        context.frame.set("prefetch_step", self.prefetch_step)
+        """Turn to the next block of rows. Nothing is prefetched: panels are in L1 when they are read."""
+        self.prefetch_step = I64(0)
+
+    def prefetch(self, panel: ir.Value, depth: ir.Value, block: ir.Value) -> ir.Value:
+        """What is there already."""
+        return panel
 
     def start(self, n: ir.Value, k: ir.Value) -> ir.Value:
         """The words of the panel at column n, from row k on."""
@@ -58,13 +60,10 @@ class CodedOperand(RightOperand):
         return self.start(n, k)
 
     def panel(self, n: ir.Value, k: ir.Value, valid: ir.Value, depth: ir.Value) -> ir.Value:
-        """The panel for the micro-kernels, decoded for the item's first block."""
-        context, builder = self.context, self.context.builder
-        number = builder.udiv(builder.sub(n, self.first_column), I64(self.width))
-        offset = builder.add(builder.mul(number, context.word["b_step"]), builder.mul(k, context.word["k_step"]))
-        panel = move(builder, context.at("b_offset"), offset)
-        with builder.if_then(self.is_stale):
-            builder.call(self.decoder, [self.start(n, k), *self._parameters(n), self.group, k, depth, panel])
+        """The panel for the micro-kernels, just decoded."""
+        context, panel = self.context, self.context.at("b_offset")
+        words = [self.start(n, k), *self._parameters(n), self.group, k, depth, panel]
+        context.builder.call(self.decoder, words)
         return panel
 
     def _parameters(self, n: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -46,12 +46,14 @@ def coded(k: int, n: int, group: int, codes: DType, zeros: DType | None) -> tupl
     return (whole((k, n), codes), scales, *([] if zeros is None else [whole(groups, zeros)]))
 
 
-def spec_of(unit: MatrixUnit, codes: DType, zeros: DType | None, finishes: bool = False, batch: int = 0) -> GemmSpec:
-    """With an epilogue of a column's and an element's operand, or none."""
-    acc = unit.acc
-    epilogue = ((arg(0, acc) + arg(1, acc)) * arg(2, acc),) if finishes else ()
-    kinds, classes = ((acc, acc), (UNIT, UNIT)) if finishes else ((), ())
-    spec = GemmSpec(unit.a, unit.b, acc, batch, "row", "row", True, epilogue, kinds, classes, (UNIT,))
+def spec_of(unit: MatrixUnit, bits: int, batch: int = 0) -> GemmSpec:
+    """Codes of so many bits and zero points of a kind (none, of the codes' type, floats) that go round from unit to
+    unit; every product is finished with a column's and an element's operand."""
+    turn, acc = UNITS.index(unit) + bits // 8, unit.acc
+    codes = next(code for code in CODES[turn % 2 :] if code.bits == bits)
+    zeros = (None, codes, dtypes.float32)[turn % 3]
+    epilogue = ((arg(0, acc) + arg(1, acc)) * arg(2, acc),)
+    spec = GemmSpec(unit.a, unit.b, acc, batch, "row", "row", True, epilogue, (acc, acc), (UNIT, UNIT), (UNIT,))
     return replace(spec, codes=codes, zeros=zeros)
 
 
@@ -97,99 +99,96 @@ def expected(unit: MatrixUnit, a: np.ndarray, weights: Sequence[np.ndarray], gro
     return defined(unit, a, dequantized(codes, scales, zeros, group, unit.b))
 
 
-def number(unit: MatrixUnit) -> int:
-    return UNITS.index(unit)
+def check(
+    unit: MatrixUnit, bits: int, size: tuple[int, int, int], group: int, finishes: bool = False, **how: object
+) -> None:
+    """One product of random operands; unless it `finishes` its epilogue is neutral."""
+    (m, n, k), spec = size, spec_of(unit, bits)
+    a, weights = draw((m, k), unit.a), coded(k, n, group, spec.codes, spec.zeros)
+    operands = [draw((n,), unit.acc), draw((m, n), unit.acc)]
+    if not finishes:
+        operands = [np.full_like(operands[0], -0.0), np.ones_like(operands[1])]
+    wanted = finished(spec.epilogue, expected(unit, a, weights, group), operands)[0]
+    assert_same(multiply(spec, a, weights, group, operands, **how), wanted)
 
 
+BOTH = pytest.mark.parametrize("bits", [4, 8])
+
+
+@BOTH
 @pytest.mark.parametrize("unit", UNITS, ids=name_of)
-def test_sizes_codes_and_zero_points(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every unit meets codes of 4 and of 8 bits, one with zero points; signs and kinds go round."""
+def test_sizes_and_groups(unit: MatrixUnit, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, unit)
-    turn = number(unit)
-    small, large = CODES[turn % 2], CODES[2 + turn // 2 % 2]
-    pairs = [(small, None), (large, large)] if turn % 2 else [(small, small), (large, None)]
-    for codes, zeros in pairs:
-        spec = spec_of(unit, codes, zeros)
-        for m, n, k in SIZES:
-            for group in (16, 32, k):
-                a, weights = draw((m, k), unit.a), coded(k, n, group, codes, zeros)
-                assert_same(multiply(spec, a, weights, group), expected(unit, a, weights, group))
+    for m, n, k in SIZES if unit.isa != "generic" else SIZES[1::2]:
+        for group in (16, 32, k):
+            check(unit, bits, (m, n, k), group)
 
 
+@BOTH
 @pytest.mark.parametrize("unit", WIDEST, ids=name_of)
-def test_epilogues_float_zero_points_and_many_rows(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_and_epilogues(unit: MatrixUnit, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, unit)
-    codes = CODES[number(unit) % 4]
-    spec = spec_of(unit, codes, dtypes.float32, finishes=True)
     for m in (*range(1, 21), 70):
-        n, k = 101, 47
-        a, weights = draw((m, k), unit.a), coded(k, n, 16, codes, dtypes.float32)
-        operands = [draw((n,), unit.acc), draw((m, n), unit.acc)]
-        wanted = finished(spec.epilogue, expected(unit, a, weights, 16), operands)[0]
-        assert_same(multiply(spec, a, weights, 16, operands), wanted)
+        check(unit, bits, (m, 101, 47), 16, finishes=True)
 
 
+@BOTH
 @pytest.mark.parametrize("unit", WIDEST, ids=name_of)
-def test_cuts_and_threads(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """K blocks that begin inside groups, panels kept for later blocks of rows or decoded again, items of few rows."""
+def test_cuts_and_threads(unit: MatrixUnit, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K blocks that begin inside groups, several blocks of rows, items of few rows."""
     use(monkeypatch, unit)
-    codes = CODES[number(unit) % 4]
-    spec = spec_of(unit, codes, codes)
-    m, n, k, group = 37, 150, 200, 64
-    a, weights = draw((m, k), unit.a), coded(k, n, group, codes, codes)
-    wanted = expected(unit, a, weights, group)
     for cut in (
-        Blocking(64, 192, 16, 48, 1, True, True),
+        Blocking(64, 192, 16, 48, 1, True, False),
         Blocking(64, 192, 64, 16, 1, True, False),
         Blocking(8, 48, 8, 200, 2, True, False),
         Blocking(2, 192, 2, 96, 1, True, False),
     ):
         with monkeypatch.context() as context:
             context.setattr(gemm, "blocking", lambda *_, cut=cut: cut)
-            assert_same(multiply(spec, a, weights, group, threads=2), wanted)
+            check(unit, bits, (37, 150, 200), 64, threads=2)
 
 
+@BOTH
 @pytest.mark.parametrize("unit", WIDEST, ids=name_of)
-def test_nothing_beside_the_operands_is_touched(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_beside_the_operands_is_touched(unit: MatrixUnit, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, unit)
-    for codes, zeros in ((CODES[number(unit) % 4], None), (CODES[(number(unit) + 2) % 4], dtypes.float32)):
-        spec = spec_of(unit, codes, zeros)
-        for m, n, k in ((1, 97, 37), (4, 96, 63), (9, 5, 16), (1, 1, 1)):
-            a, weights = draw((m, k), unit.a), coded(k, n, 16, codes, zeros)
-            wanted = expected(unit, a, weights, 16)
-            for place in (at_page_end, at_page_start):
-                assert_same(multiply(spec, a, weights, 16, place=place), wanted)
+    for size in ((1, 97, 37), (4, 96, 63), (9, 5, 16), (1, 1, 1)):
+        for place in (at_page_end, at_page_start):
+            check(unit, bits, size, 16, place=place)
 
 
 @pytest.mark.parametrize("unit", [unit for unit in WIDEST if unit.a != dtypes.float16], ids=name_of)
 def test_chains_end_as_those_of_other_products(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, unit)
-    codes = CODES[number(unit) % 2]
-    spec = spec_of(unit, codes, None)
     for m in (1, 6):
-        a, weights = draw((m, 8192 + 40), unit.a), coded(8192 + 40, 49, 128, codes, None)
-        assert_same(multiply(spec, a, weights, 128), expected(unit, a, weights, 128))
+        check(unit, 4, (m, 49, 8192 + 40), 128)
 
 
-def test_batches_share_the_weight() -> None:
+def test_batches_share_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     unit = WIDEST[0]
-    codes = dtypes.int4
-    spec = spec_of(unit, codes, None, batch=1)
-    a, weights = draw((3, 6, 40), unit.a), coded(40, 60, 16, codes, None)
-    whole = np.empty((3, 9, 40), a.dtype)
-    whole[:, :6] = a
-    found = multiply(spec, whole[:, :6], weights, 16)
-    for part, rows in zip(found, a, strict=True):
-        assert_same(part, multiply(spec_of(unit, codes, None), rows, weights, 16, known=True))
+    use(monkeypatch, unit)
+    spec = spec_of(unit, 4, batch=1)
+    weights = coded(40, 60, 16, spec.codes, spec.zeros)
+    whole, operands = draw((3, 9, 40), unit.a), [np.full(60, -0.0, np.float32), np.ones((3, 6, 60), np.float32)]
+    found = multiply(spec, whole[:, :6], weights, 16, operands)
+    for part, rows in zip(found, whole[:, :6], strict=True):
+        assert_same(part, expected(unit, rows, weights, 16))
 
 
-def test_special_scales(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Infinite, NaN, denormal and negative scales give what dequantizing gives, in both paths."""
-    for unit in (unit for unit in WIDEST if unit.a == dtypes.float32):
-        use(monkeypatch, unit)
-        spec = spec_of(unit, dtypes.int4, None)
-        codes, scales = coded(37, 60, 16, dtypes.int4, None)
-        scales[:, :5] = np.array([np.inf, np.nan, 1e-40, -3.0, 3e38], np.float32)
-        for m in (1, 7):
-            a = draw((m, 37), unit.a)
-            assert_same(multiply(spec, a, (codes, scales), 16), expected(unit, a, (codes, scales), 16))
+@pytest.mark.parametrize("unit", [unit for unit in WIDEST if unit.a != dtypes.float16], ids=name_of)
+def test_special_scales(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Infinite, NaN, denormal and great scales give what dequantizing gives, in both paths."""
+    use(monkeypatch, unit)
+    spec = spec_of(unit, 4)
+    codes, scales, *zeros = coded(37, 60, 16, spec.codes, spec.zeros)
+    scales[:, :5] = np.array([np.inf, np.nan, 1e-40, 1e-38, 3e38], np.float32)
+    for m in (1, 7):
+        a, weights = draw((m, 37), unit.a), (codes, scales, *zeros)
+        operands = [np.full(60, -0.0, np.float32), np.ones((m, 60), np.float32)]
+        assert_same(multiply(spec, a, weights, 16, operands), expected(unit, a, weights, 16))
+
+
+def test_code_knows_the_sizes_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, WIDEST[0])
+    for m in (1, 3, 12):
+        check(WIDEST[0], 4, (m, 100, 64), 32, known=True)
