@@ -17,6 +17,7 @@ from torch import nn
 import runtime
 from compiler.errors import UnsupportedOp
 from compiler.frontends.torch import load
+from models import bert
 from tests.compiler.frontends.torch_check import Each, call
 
 with warnings.catch_warnings():
@@ -64,14 +65,19 @@ def model(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, tor
     return make().eval().to(dtype), torch.randn(shape).to(dtype)
 
 
-def pt2e(name: str, quantizer: Any) -> tuple[nn.Module, torch.Tensor]:
-    """A model as torchao's export flow leaves it, calibrated on its example."""
-    module, x = model(name)
-    with warnings.catch_warnings():
+def exported(module: nn.Module, inputs: tuple[torch.Tensor, ...], quantizer: Any) -> nn.Module:
+    """A module as torchao's export flow leaves it, calibrated on one example."""
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        prepared = prepare_pt2e(torch.export.export(module, (x,)).module(), quantizer)
-        prepared(x)
-        return convert_pt2e(prepared), x
+        prepared = prepare_pt2e(torch.export.export(module, inputs).module(), quantizer)
+        prepared(*inputs)
+        return convert_pt2e(prepared)
+
+
+def pt2e(name: str, quantizer: Any) -> tuple[nn.Module, torch.Tensor]:
+    """A model and its example, exported and quantized."""
+    module, x = model(name)
+    return exported(module, (x,), quantizer), x
 
 
 def of_inductor(is_dynamic: bool = False, reduce_range: bool = False) -> Any:
@@ -289,6 +295,18 @@ def test_exported_models(name: str) -> None:
     assert not [row.node for row in program.ledger() if row.unit == "host"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_whole_transformer(dynamic: bool) -> None:
+    module, inputs = bert.build("tiny", seq=16, batch=2)
+    quantized = exported(module, inputs, of_inductor(is_dynamic=dynamic))
+    program = runtime.compile(quantized, inputs)
+    for found, expected in zip(program(*inputs), quantized(*inputs), strict=True):
+        assert_quanta(found, expected, "bert")
+    layers = [row for row in program.ledger() if row.op == "aten.linear"]
+    assert {(row.in_dtype, row.acc_dtype) for row in layers} == {("uint8", "int32")}
+
+
 def test_quantized_bytes_stay_bytes() -> None:
     """Import leaves quantize_linear and dequantize_linear, and weights as the bytes they are."""
     graph = load(*pt2e("conv", of_inductor())).graph
@@ -321,6 +339,16 @@ def test_tensor_subclasses(name: str, dtype: torch.dtype) -> None:
     ao.quantize_(module, CONFIGS[name]())
     x = x.reshape(2, 2, 64)
     assert_quanta(call(load(module, (x,)), x), module(x), name)
+
+
+@pytest.mark.parametrize("name", ["int8 rows", "int4 weights, int8 rows"])
+def test_sizes_that_vary(name: str) -> None:
+    module, x = model("linear")
+    ao.quantize_(module, CONFIGS[name]())
+    program = runtime.compile(module, (x.reshape(2, 2, 64),), dynamic_shapes=({0: "batch", 1: "seq"},))
+    for shape in ((1, 3, 64), (4, 7, 64)):
+        given = torch.randn(shape, generator=torch.Generator().manual_seed(6))
+        assert_quanta(program(given), module(given), name)
 
 
 def test_quantized_rows_times_quantized_weights_are_integer_products() -> None:
