@@ -4,7 +4,7 @@ A panel is rows of 32-bit words. Lane i of a row holds the codes of one element 
 D], for as many blocks of D along K as fit into it, so a shift and a mask give a register in that very order. Signed
 codes are stored moved into unsigned ones. A code becomes a float as the low bits of 2^23's mantissa: the difference to
 2^23 and the zero point is exact, and one instruction; then comes the scale, then the rounding to B's type. A code
-further up in its word, as far as mantissas reach, is left there, in that of a smaller power of two, which saves a shift:
+further up in its word, as far as mantissas reach, is left there, in that of a smaller power of two. That saves a shift:
 decoding, not memory, limits a thread.
 """
 

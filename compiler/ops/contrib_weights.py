@@ -18,6 +18,7 @@ from compiler.dtypes import DType
 from compiler.errors import ModelError, UnsupportedOp
 from compiler.expr import apply, arg, cast, const, index
 from compiler.ir import Value
+from compiler.lowering.products import accumulator
 from compiler.ops.contrib_attention import refuse
 from compiler.ops.contrib_norm import contrib
 from compiler.ops.core_blocks import BlockMatmul
@@ -94,10 +95,12 @@ def _matmul(b: Builder, node: Any) -> Value:
         shift = _columns(b, zeros, bits, groups, n, kind)
     elif zeros is not None:
         shift = b.emit("transpose", b.emit("reshape", zeros, b.sizes((n, groups))), perm=(1, 0))
-    product = b.emit("block_matmul", x, codes, rows, shift, group=block)
     if bias is None:
-        return product
-    return emit_map(b, cast(operand(0, product) + operand(1, bias), product.type.dtype), product, bias, hint="biased")
+        return b.emit("block_matmul", x, codes, rows, shift, group=block)
+    dtype, acc = x.type.dtype, accumulator(x.type.dtype)  # 16-bit floats are rounded once, after the addition
+    epilogue = () if acc == dtype else (arg(0, acc),)
+    product = b.emit("block_matmul", x, codes, rows, shift, group=block, epilogue=epilogue)
+    return emit_map(b, cast(operand(0, product) + operand(1, bias), dtype), product, bias, hint="biased")
 
 
 def _sorted(

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from compiler.builder import Builder
-from compiler.expr import arg, cast
 from compiler.ir import Graph, Node, Value
+from compiler.lowering.products import accumulator
+from compiler.op import lookup
 from compiler.ops.core_blocks import ACTIVATIONS, CODES, has_kernel
-from compiler.ops.elementwise import emit_map, operand, widened
 from compiler.passes.dce import dce
-from compiler.rewrite import rewrite
+from compiler.rewrite import Replacement, rewrite
 from compiler.types import TensorType
 
 
@@ -25,8 +25,8 @@ def fold_weights(graph: Graph) -> Graph:
     """`graph` with weights that products dequantize read as codes; itself where there are none."""
     if not any(node.op == "dequantize_linear" for node in graph.nodes):
         return graph
-    rules = _Rules(graph)
-    return dce(rewrite(graph, {"matmul": rules.matmul, "gemm": rules.gemm}))
+    graph = rewrite(graph, {"gemm": _Rules(graph).gemm})
+    return dce(rewrite(graph, {"matmul": _Rules(graph).matmul}))
 
 
 @dataclass(frozen=True)
@@ -44,39 +44,31 @@ class _Rules:
         self._producers = {value.name: node for node in graph.nodes for value in node.outputs if value.name}
         self._weights: dict[tuple[str, bool], _Weight | None] = {}
 
-    def matmul(self, b: Builder, node: Node) -> Value | None:
-        """x @ w."""
-        if node.attrs["epilogue"] or node.attrs["acc"] is not None:
-            return None
-        return self._product(b, node.inputs[0], node.inputs[1], False)
+    def gemm(self, b: Builder, node: Node) -> Replacement:
+        """As the product it is, whose weight may be turned."""
+        decompose = lookup("gemm").decompose
+        weight = self._weight(b, node.inputs[1], bool(node.attrs["transB"]))
+        return None if weight is None or decompose is None else decompose(b, node)
 
-    def gemm(self, b: Builder, node: Node) -> Value | None:
-        """x @ w + c; with factors it stays as it is."""
-        x, w, c = (*node.inputs, None)[:3]
-        attrs = node.attrs
-        if attrs["transA"] or attrs["alpha"] != 1 or (c is not None and attrs["beta"] != 1):
+    def matmul(self, b: Builder, node: Node) -> Replacement:
+        """x @ w, whatever its epilogue."""
+        x, w, *extra = node.inputs
+        assert x is not None and isinstance(x.type, TensorType)
+        if x.type.shape is None or len(x.type.shape) < 2 or x.type.dtype not in ACTIVATIONS:
             return None
-        product = self._product(b, x, w, bool(attrs["transB"]))
-        if product is None or c is None:
-            return product
-        dtype = product.type.dtype  # type: ignore[union-attr]
-        return emit_map(b, cast(widened(arg(0, dtype)) + operand(1, c), dtype), product, c, hint="gemm")
+        weight = self._weight(b, w, False)
+        if weight is None or node.attrs["acc"] not in (None, accumulator(x.type.dtype)):
+            return None
+        operands = (x, weight.codes, weight.scales, weight.zeros, *extra)
+        attrs = {"group": weight.group, "epilogue": node.attrs["epilogue"]}
+        return b.emit_many("block_matmul", operands, attrs, ["product"] * len(node.outputs))
 
-    def _product(self, b: Builder, x: Value | None, w: Value | None, turned: bool) -> Value | None:
-        assert x is not None and w is not None
-        known = isinstance(x.type, TensorType) and x.type.shape is not None and len(x.type.shape) > 1
-        if not known or x.type.dtype not in ACTIVATIONS:  # type: ignore[union-attr]
-            return None
-        weight = self._weight(b, w, turned)
-        if weight is None:
-            return None
-        return b.emit("block_matmul", x, weight.codes, weight.scales, weight.zeros, group=weight.group)
-
-    def _weight(self, b: Builder, w: Value, turned: bool) -> _Weight | None:
+    def _weight(self, b: Builder, w: Value | None, turned: bool) -> _Weight | None:
         """The dequantized weight `w`, [K, N] or, `turned`, [N, K]; products of one weight share it."""
+        assert w is not None
         node = self._producers.get(w.name)
         if node is not None and node.op == "transpose" and tuple(node.attrs["perm"]) == (1, 0):
-            return self._weight(b, node.inputs[0], not turned)  # type: ignore[arg-type]
+            return self._weight(b, node.inputs[0], not turned)
         if node is None or node.op != "dequantize_linear":
             return None
         if (w.name, turned) not in self._weights:
