@@ -25,6 +25,7 @@ from backends.native.units import MatrixUnit
 from backends.native.vectors import FLOAT, I32, constant, load_vector, splat
 from compiler import dtypes
 from compiler.dtypes import DType
+from compiler.errors import DtypeError
 from compiler.kernels import GemmSpec
 
 WORD = 32  # bits
@@ -87,7 +88,10 @@ class Coding:
         return -(-k // self.rows) * self.row_bytes
 
     def pack_codes(self, codes: np.ndarray) -> np.ndarray:
-        """[K, N] as words [N/W, K/rows, W, D], zeros where there is nothing."""
+        """[K, N] as words [N/W, K/rows, W, D], zeros where there is nothing. Raises DtypeError for codes of another
+        type, which new weights may be of."""
+        if codes.dtype != self.codes.numpy:
+            raise DtypeError(f"weights are {codes.dtype} where {self.codes} was compiled for; compile the model again")
         k, n = codes.shape
         panels, blocks = -(-n // self.width), -(-k // self.rows)
         whole = np.zeros((blocks * self.rows, panels * self.width), np.uint8)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from compiler import dtypes
 from compiler.builder import Builder
+from compiler.dtypes import DType
 from compiler.ir import Graph, Node, Value
 from compiler.lowering.products import accumulator
 from compiler.op import lookup
@@ -106,5 +108,16 @@ def _read(b: Builder, node: Node, turned: bool) -> _Weight | None:
 
     scales = rows(scale)
     assert codes is not None and scales is not None
-    stored = b.constant(np.ascontiguousarray(array.T), "weight_codes") if turned else codes
-    return _Weight(stored, scales, rows(zero), group)
+    kind = _narrowest(types[0], array, zero)
+    if turned or kind != types[0]:
+        codes = b.constant(np.ascontiguousarray(array.T if turned else array).astype(kind.numpy), "weight_codes")
+    return _Weight(codes, scales, rows(zero if zero is None else zero.astype(kind.numpy)), group)
+
+
+def _narrowest(dtype: DType, *arrays: np.ndarray | None) -> DType:
+    """The type that holds codes and zero points: torch keeps those of 4 bits in bytes."""
+    least = min((int(array.min(initial=0)) for array in arrays if array is not None), default=0)
+    most = max((int(array.max(initial=0)) for array in arrays if array is not None), default=0)
+    if dtype == dtypes.int8 and least >= -8 and most <= 7:
+        return dtypes.int4
+    return dtypes.uint4 if dtype == dtypes.uint8 and most <= 15 else dtype

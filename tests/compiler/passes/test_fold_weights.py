@@ -23,7 +23,7 @@ K, N = 64, 10
 
 
 def codes_of(kind: type, *shape: int) -> np.ndarray:
-    return RNG.integers(0, 8, shape).astype(kind)
+    return RNG.integers(0, 8 if np.dtype(kind).kind == "V" else 100, shape).astype(kind)
 
 
 def graph_of(build: Callable[[Builder, Value], Value], dtype: DType = dtypes.float32) -> Graph:
@@ -117,6 +117,18 @@ def test_layers_with_factors_and_epilogues(dtype: DType) -> None:
 
     for build in (gemm, linear):
         check(graph_of(build, dtype))
+
+
+@pytest.mark.parametrize(("kind", "low", "narrow"), [(np.int8, -8, ml_dtypes.int4), (np.uint8, 0, ml_dtypes.uint4)])
+def test_bytes_of_codes_of_4_bits_are_such_codes(kind: type, low: int, narrow: type) -> None:
+    array, scale = RNG.integers(low, low + 16, (K, N)).astype(kind), RNG.uniform(0.01, 0.1, (2, N)).astype(np.float32)
+    for zero, stored in ((low + 15, narrow), (low + 16, kind)):
+        zeros = np.full((2, N), zero, kind)
+        folded = check(
+            graph_of(lambda b, x, z=zeros: b.emit("matmul", x, dequantized(b, array, scale, z, axis=0, block_size=32)))
+        )
+        _, codes, _, shift = next(node.inputs for node in folded.nodes if node.op == "block_matmul")
+        assert codes.type.dtype == shift.type.dtype == dtypes.from_numpy(np.dtype(stored))  # type: ignore[union-attr]
 
 
 def test_products_of_one_weight_share_it() -> None:
