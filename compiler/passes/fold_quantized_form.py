@@ -14,9 +14,7 @@ from compiler.expr import arg, cast
 from compiler.ir import Node, Value
 from compiler.ops.elementwise import emit_map
 from compiler.ops.onnx_types import onnx_dtype
-from compiler.passes.fold_quantized_lift import is_scalar
-
-_BYTES = (dtypes.int8, dtypes.uint8)
+from compiler.passes.fold_quantized_lift import BYTES, is_scalar
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _widened(b: Builder, form: Quantized) -> Quantized:
     dtype: DType = form.x.type.dtype  # type: ignore[union-attr]
     if form.dtype == dtypes.float64:
         return replace(form, problem="it is float64")
-    if dtype in (*_BYTES, dtypes.int32):
+    if dtype in (*BYTES, dtypes.int32):
         return form
     if not dtype.is_integer or dtype.bits > 8:
         return replace(form, problem=f"{dtype} is no type of 8 bits")
@@ -107,7 +105,7 @@ def why_not_bytes(form: Quantized) -> str:
     if form.problem:
         return form.problem
     dtype = form.x.type.dtype  # type: ignore[union-attr]
-    return "" if dtype in _BYTES else f"{dtype} is no type of 8 bits"
+    return "" if dtype in BYTES else f"{dtype} is no type of 8 bits"
 
 
 def axis_after(form: Quantized, shape: tuple[Size, ...], perm: tuple[int, ...] | None) -> int | None:

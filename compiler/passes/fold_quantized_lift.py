@@ -3,18 +3,20 @@ part of the kernel that computes their operand."""
 
 from __future__ import annotations
 
+from compiler import dtypes
 from compiler.builder import Builder
 from compiler.ir import Graph, Node, Value
 from compiler.rewrite import Replacement, rewrite
 from compiler.types import TensorType
 
+BYTES = (dtypes.int8, dtypes.uint8)
 MOVES = frozenset({"transpose", "reshape", "onnx_reshape", "squeeze", "unsqueeze", "flatten", "identity"})
 _LIFTED = MOVES | {"expand", "concat", "pool"}
 
 
 def lift(graph: Graph) -> Graph:
     """`graph` with quantizations by one scale in front of moves, maximum pools and concatenations that only they
-    read. The smallest and largest of quantized numbers are those of the numbers, quantized."""
+    read. The largest of quantized numbers is the largest of the numbers, quantized."""
     return rewrite(graph, {"quantize_linear": _Lift(graph)})
 
 
@@ -25,11 +27,15 @@ class _Lift:
         self._producers = graph.producers()
         self._readers = {name: len(nodes) for name, nodes in graph.consumers().items()}
         self._results = {value.name for value in graph.outputs}
+        self._ordered = False  # whether the quantization at hand is known to keep order
 
     def __call__(self, b: Builder, node: Node) -> Replacement:
-        if not is_scalar(node.inputs[1]) or self._moved(node.inputs[0]) is None:
+        scale = node.inputs[1]
+        if scale is None or not is_scalar(scale) or node.output.type.dtype not in BYTES:  # type: ignore[union-attr]
             return None
-        return self._quantized(b, node, node.inputs[0])
+        known = b.constants.get(scale.name)
+        self._ordered = known is not None and bool((known > 0).all())
+        return None if self._moved(node.inputs[0]) is None else self._quantized(b, node, node.inputs[0])
 
     def _quantized(self, b: Builder, node: Node, x: Value | None) -> Value:
         moved = self._moved(x)
@@ -43,7 +49,9 @@ class _Lift:
     def _moved(self, value: Value | None) -> Node | None:
         """The move that makes `value`, if nobody else reads it."""
         node = self._producers.get(value.name) if value is not None else None
-        if node is None or node.op not in _LIFTED or (node.op == "pool" and node.attrs["fn"] != "max"):
+        if node is None or node.op not in _LIFTED:
+            return None
+        if node.op == "pool" and (node.attrs["fn"] != "max" or not self._ordered):
             return None
         name = node.output.name
         return node if self._readers.get(name, 0) == 1 and name not in self._results else None

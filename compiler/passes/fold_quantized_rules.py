@@ -16,7 +16,7 @@ from compiler.ops.elementwise import emit_map
 from compiler.ops.quant import quantized as quantized_expr
 from compiler.passes.fold_quantized_form import Quantized, axis_after, quantized, why_not_bytes
 from compiler.passes.fold_quantized_held import Source
-from compiler.passes.fold_quantized_lift import MOVES, is_scalar
+from compiler.passes.fold_quantized_lift import BYTES, MOVES, is_scalar
 from compiler.passes.fold_quantized_products import folded_conv, folded_product
 from compiler.rewrite import Replacement
 
@@ -223,7 +223,7 @@ class QuantizedRules:
         """Nothing after a dequantization alike; after a folded product without a division."""
         x, scale, zero = (*node.inputs, None)[:3]
         target = node.output.type.dtype  # type: ignore[union-attr]
-        if x is None or scale is None or target not in (dtypes.int8, dtypes.uint8) or not is_scalar(scale):
+        if x is None or scale is None or target not in BYTES or not is_scalar(scale):
             return None
         form = self._form(x)
         if form is not None and form.x.type.dtype == target and form.same_parameters(b, scale, zero):  # type: ignore[union-attr]
