@@ -1,8 +1,9 @@
 """Fold weights: a product with a weight that the model dequantizes reads the weight as it is stored.
 
 matmul(x, dequantize_linear(codes, ..)) and Gemm alike, the weight transposed or not, become block_matmul where codes of
-4 or 8 bits, scales and zero points are constants and a scale serves a block along K, a column, or all. No bit of a
-result depends on it: memory holds an eighth to a quarter of the bytes, and so does what a product of few rows reads.
+4 or 8 bits, scales and zero points are constants and a scale serves a block along K, a column, or all. So do products
+with bytes that are only converted: where a column's scale is applied to the product. No bit of a result depends on it:
+memory holds an eighth to a quarter of the bytes, and so does what a product of few rows reads.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from compiler.types import TensorType
 
 def fold_weights(graph: Graph) -> Graph:
     """`graph` with weights that products dequantize read as codes; itself where there are none."""
-    if not any(node.op == "dequantize_linear" for node in graph.nodes):
+    if not any(node.op == "dequantize_linear" or _converts(node) for node in graph.nodes):
         return graph
     graph = rewrite(graph, {"gemm": _Rules(graph).gemm})
     return dce(rewrite(graph, {"matmul": _Rules(graph).matmul}))
@@ -71,11 +72,36 @@ class _Rules:
         node = self._producers.get(w.name)
         if node is not None and node.op == "transpose" and tuple(node.attrs["perm"]) == (1, 0):
             return self._weight(b, node.inputs[0], not turned)
-        if node is None or node.op != "dequantize_linear":
+        if node is None or not (node.op == "dequantize_linear" or _converts(node)):
             return None
         if (w.name, turned) not in self._weights:
-            self._weights[w.name, turned] = _read(b, node, turned)
+            read = _read if node.op == "dequantize_linear" else self._converted
+            self._weights[w.name, turned] = read(b, node, turned)
         return self._weights[w.name, turned]
+
+    def _converted(self, b: Builder, node: Node, turned: bool) -> _Weight | None:
+        """Bytes as they are: exact in every float."""
+        source = node.inputs[0]
+        before = self._producers.get(source.name) if source is not None else None
+        if before is not None and before.op == "transpose" and tuple(before.attrs["perm"]) == (1, 0):
+            source, turned = before.inputs[0], not turned
+        array = b.constants.get(source.name) if source is not None else None
+        if source is None or array is None or array.ndim != 2:
+            return None
+        array = array.T if turned else array
+        if not has_kernel(array.shape[0], array.shape[0]):
+            return None
+        codes = b.constant(np.ascontiguousarray(array), "weight_codes") if turned else source
+        return _Weight(codes, b.constant(np.ones((1, array.shape[1]), np.float32), "weight_scale"), None, len(array))
+
+
+def _converts(node: Node) -> bool:
+    """Whether a node only makes floats of bytes."""
+    if node.op != "map" or len(node.outputs) != 1 or len(node.inputs) != 1 or node.attrs["shape"] is not None:
+        return False
+    (value,) = node.attrs["outputs"]
+    of_bytes = value.op == "cast" and value.args[0].op == "arg" and value.args[0].dtype in (dtypes.int8, dtypes.uint8)
+    return of_bytes and value.dtype in ACTIVATIONS
 
 
 def _read(b: Builder, node: Node, turned: bool) -> _Weight | None:

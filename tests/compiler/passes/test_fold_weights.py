@@ -131,6 +131,24 @@ def test_bytes_of_codes_of_4_bits_are_such_codes(kind: type, low: int, narrow: t
         assert codes.type.dtype == shift.type.dtype == dtypes.from_numpy(np.dtype(stored))  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16, dtypes.float16])
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_bytes_that_are_only_converted(kind: type, dtype: DType) -> None:
+    limits = np.iinfo(kind)
+    array = RNG.integers(limits.min, limits.max, (N, K), endpoint=True).astype(kind)
+    expr = cast(arg(0, dtypes.from_numpy(np.dtype(kind))), dtype)
+
+    def before(b: Builder, x: Value) -> Value:
+        turned = b.emit("transpose", b.constant(array), perm=(1, 0))
+        return b.emit("matmul", x, b.emit("map", turned, outputs=(expr,)))
+
+    def behind(b: Builder, x: Value) -> Value:
+        return b.emit("matmul", x, b.emit("transpose", b.emit("map", b.constant(array), outputs=(expr,)), perm=(1, 0)))
+
+    for build in (before, behind):
+        check(graph_of(build, dtype))
+
+
 def test_products_of_one_weight_share_it() -> None:
     array = codes_of(np.int8, K, N)
     scale, _ = blocks(array, 0, 32, False)
