@@ -176,10 +176,10 @@ class QuantizedRules:
     def _operands(self, b: Builder, node: Node) -> tuple[Quantized, Quantized] | None:
         """The forms of a product's first two operands; where they are not both of bytes, a remark says why."""
         forms = [self.forms.get(v.name) if v is not None else None for v in node.inputs[:2]]
-        if all(f is None for f in forms):
-            return None
-        problem = "only one of its operands is quantized"
-        if forms[0] is not None and forms[1] is not None:
+        if forms[0] is None:
+            return None  # of quantized weights alone: there is nothing to explain
+        problem = "only its first operand is quantized"
+        if forms[1] is not None:
             problem = why_not_bytes(forms[0]) or why_not_bytes(forms[1])
         if problem:
             _remark(b, node, problem)

@@ -207,7 +207,7 @@ def _blocks(m: Model) -> Value:
 
 
 def _one(m: Model) -> Value:
-    return m.b.emit("matmul", m.x, m.weight(16, 6))
+    return m.b.emit("matmul", m.both(m.x), m.b.constant(RNG.standard_normal((16, 6)).astype(np.float32)))
 
 
 def _eights(m: Model) -> Value:
@@ -222,7 +222,7 @@ def _eights(m: Model) -> Value:
         (_wide, "int16 is no type of 8 bits"),
         (_along_k, "vary along the axis that is summed"),
         (_blocks, "scales are of blocks"),
-        (_one, "only one of its operands"),
+        (_one, "only its first operand"),
         (_eights, "float8_e4m3fn is no type of 8 bits"),
     ],
 )
@@ -322,7 +322,8 @@ def test_half_precision_scales() -> None:
     w = m.b.emit("dequantize_linear", m.b.constant(RNG.integers(-99, 99, (16, 6)).astype(np.int8)), half[1])
     product = m.b.emit("matmul", x, w)
     assert product.type.dtype == dtypes.float16
-    assert gemm(m.check(product, quanta=0.01)).epilogue[0].dtype == dtypes.float16
+    # The reference rounds both operands to 11 bits, the product of bytes its result alone.
+    assert gemm(m.check(product, quanta=0.1)).epilogue[0].dtype == dtypes.float16
 
 
 def test_other_graphs_are_left_alone() -> None:
