@@ -112,7 +112,7 @@ _STYLE = """
 --row:#24282d;--bad:#ff8f85;--badbg:#4a201d;--good:#7fd6a0;--goodbg:#173c27;--c0:#6bb3f5;--c1:#f59a57;--c2:#4fcfa3;
 --c3:#e08fc6;--c4:#d9be4a;--c5:#7fd0f5;--c6:#aeb4bc}}
 *{box-sizing:border-box}body{margin:0;padding:20px 24px 40px;background:var(--bg);color:var(--ink);
-font:14px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+font:13.5px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 header,section{max-width:1500px;margin:0 auto 18px}h1{font-size:20px;margin:0 0 6px;font-weight:600}p{margin:2px 0}
 h1 span{font-size:13px;font-weight:600;padding:2px 10px;border-radius:10px;vertical-align:2px;margin-left:8px}
 .bad{background:var(--badbg);color:var(--bad)}.good{background:var(--goodbg);color:var(--good)}
@@ -128,11 +128,11 @@ input[type=search]{width:min(420px,100%);padding:6px 10px;border:1px solid var(-
 background:var(--bg);color:var(--ink);font:inherit}
 table{border-collapse:collapse;width:100%;white-space:nowrap;font-variant-numeric:tabular-nums}
 th{position:sticky;top:0;background:var(--card);text-align:left;box-shadow:0 1px 0 var(--line)}
-th button{all:unset;cursor:pointer;padding:5px 10px;font-weight:600;display:block}
+th button{all:unset;cursor:pointer;padding:5px 8px;font-weight:600;display:block}
 th button:focus-visible{outline:2px solid var(--c0)}
 th[aria-sort=ascending] button::after{content:" ▲";font-size:9px}
 th[aria-sort=descending] button::after{content:" ▼";font-size:9px}
-td{padding:3px 10px;border-top:1px solid var(--line)}td.n{text-align:right}tbody tr:hover{background:var(--row)}
+td{padding:3px 8px;border-top:1px solid var(--line)}td.n{text-align:right}tbody tr:hover{background:var(--row)}
 tr.wrong td:last-child{color:var(--bad);font-weight:600}tr.first{background:var(--badbg)}
 """ + "".join(f".c{number}{{--c:var(--c{number})}}" for number in range(plot.COLOURS))
 

@@ -71,7 +71,7 @@ def measure(found: Any, expected: Any) -> Errors:
         max_abs = float(gap.max(initial=0.0))
         norm, scale, size = _norm(gap), _norm(b), _norm(a)
         ulp = _steps(found, rounded, finite) if kind == "float" else int(min(max_abs, 2.0**62))
-        cosine = _cosine(a, b, size, scale)
+        cosine = _cosine(a, b, size, scale) if norm else 1.0
     return Errors(found.size, name, max_abs, ulp, norm, scale, cosine, nan, inf, misplaced, different)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterator
 from html import escape
 
 from runtime.parity.report import Report, describe
@@ -12,7 +13,8 @@ COLOURS = 7
 _LEFT, _TOP, _HEIGHT, _LABELS = 62, 22, 300, 120
 _LABELLED = 70  # so many nodes get their names below the axis
 _LONGEST = 20  # characters of a name there
-_WIDTH = 1440
+_WIDTH = 1400
+_BELOW = 2
 
 Place = Callable[[float], float]
 
@@ -21,7 +23,7 @@ def svg(report: Report) -> str:
     """The plot: dots for own errors, lines for total ones, ticks for bounds, a dashed line at the first divergence."""
     low, high = _span(report)
     count = max(len(report.rows), 1)
-    step = max((_WIDTH - _LEFT - 30) / count, 9.0)
+    step = max((_WIDTH - _LEFT - 30) / count, 6.0)
     labelled = count <= _LABELLED
     width, height = _LEFT + step * count + 30, _TOP + _HEIGHT + (_LABELS if labelled else 34)
 
@@ -54,19 +56,15 @@ def svg(report: Report) -> str:
     for number, name in enumerate(report.candidates):
         parts.append(f'<g class="s{number} c{number % COLOURS}">')
         beside = (number - (len(report.candidates) - 1) / 2) * min(step / (len(report.candidates) + 1), 7)
-        parts += _series(report, name, x, y, min(step * 0.35, 9), beside)
+        parts += _series(report, name, x, y, min(step * 0.35, 9), beside, 10.0**low)
         parts.append("</g>")
     return "".join([*parts, "</svg>"])
 
 
-def _series(report: Report, name: str, x: Place, y: Place, half: float, beside: float) -> Iterator[str]:
+def _series(report: Report, name: str, x: Place, y: Place, half: float, beside: float, least: float) -> Iterator[str]:
     """One candidate's marks; dots stand a little `beside` the node's place, so that equal ones show."""
-    line: list[str] = []
-    for place, row in enumerate(report.rows):
-        total = row.total.get(name)
-        if total is not None and total.errors.dtype != "string":
-            line.append(f"{x(place):.1f},{y(total.errors.relative):.1f}")
-    yield f'<polyline class="line" points="{" ".join(line)}"/>'
+    for points in _runs(report, name, x, y, least):
+        yield f'<polyline class="line" points="{" ".join(points)}"/>'
     for place, row in enumerate(report.rows):
         own = row.own.get(name)
         if own is None:
@@ -75,12 +73,24 @@ def _series(report: Report, name: str, x: Place, y: Place, half: float, beside: 
         if 0 < bound < math.inf:
             ends = f'x1="{at - half:.1f}" x2="{at + half:.1f}" y1="{y(bound):.1f}" y2="{y(bound):.1f}"'
             yield f'<line class="tick" {ends}/>'
-        kind, radius = ("dot", 3.5) if own.agrees else ("dot wrong", 6)
+        kind, radius = ("dot", 3.5 if half > 3 else 2.5) if own.agrees else ("dot wrong", 6)
         told = f"{row.node} ({row.op})\n{name}: {describe(own)}"
         yield (
             f'<circle class="{kind}" cx="{at + beside:.1f}" cy="{y(own.errors.relative):.1f}" r="{radius}">'
             f"<title>{escape(told)}</title></circle>"
         )
+
+
+def _runs(report: Report, name: str, x: Place, y: Place, least: float) -> list[list[str]]:
+    """Where total errors lie, in runs of nodes that have some: a line does not dive to integers and masks between."""
+    runs: list[list[str]] = [[]]
+    for place, row in enumerate(report.rows):
+        total = row.total.get(name)
+        if total is not None and least < total.errors.relative < math.inf:
+            runs[-1].append(f"{x(place):.1f},{y(total.errors.relative):.1f}")
+        elif runs[-1]:
+            runs.append([])
+    return [points for points in runs if points]
 
 
 def _names(report: Report, x: Place, labelled: bool, step: float) -> Iterator[str]:
@@ -101,13 +111,15 @@ def _names(report: Report, x: Place, labelled: bool, step: float) -> Iterator[st
 
 
 def _span(report: Report) -> tuple[float, float]:
-    """Powers of ten that hold every error and bound."""
-    values: Sequence[float] = [
-        value
-        for row in report.rows
-        for judged in (*row.own.values(), *row.total.values())
-        for value in (judged.errors.relative, judged.allowed)
-        if 0 < value < math.inf
-    ]
+    """Powers of ten for errors and bounds. What is below every candidate's usual errors by more than _BELOW of them
+    stands at the lower edge: beside a mask of huge numbers, errors are next to nothing."""
+    values: list[float] = []
+    usual: list[float] = []
+    for name in report.candidates:
+        found = [table[name] for row in report.rows for table in (row.own, row.total) if name in table]
+        errors = [judged.errors.relative for judged in found if 0 < judged.errors.relative < math.inf]
+        values += [*errors, *(judged.allowed for judged in found if 0 < judged.allowed < math.inf)]
+        usual += [statistics.median(errors)] if errors else []
     logs = [math.log10(value) for value in values] or [-8.0, 0.0]
-    return math.floor(max(min(logs), -18)), max(math.ceil(min(max(logs), 4)), math.floor(min(logs)) + 2)
+    low = max(min(logs), math.log10(min(usual)) - _BELOW if usual else -18.0)
+    return math.floor(low), max(math.ceil(min(max(logs), 4)), math.floor(low) + 2)
