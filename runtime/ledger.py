@@ -59,7 +59,8 @@ def _row(node: ImportedNode, calls: Sequence[CallRow], notes: Notes) -> LedgerRo
     if not calls:
         reason = notes.idle.get(node.name, "a view, or folded into its consumers")
         return LedgerRow(node.name, node.op, "", "none", "", "", "", 0, reason)
-    main = min(calls, key=lambda row: (-min(row.runs, 1), _weight(row)))
+    # Of equals the call that is more the node's own: a product before the one whose epilogue converts its operand.
+    main = min(calls, key=lambda row: (-min(row.runs, 1), _weight(row), row.where.index(node.name)))
     others = dict.fromkeys(row.kernel for row in calls if row.kernel != main.kernel)
     dtypes = _dtypes(main.call)
     kernels = " + ".join([main.kernel, *others])

@@ -1,0 +1,204 @@
+"""Models whose products run in bfloat16 or 8 bits: the same bits on every unit, for any threads and batch; what runs in
+what is told."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import runtime
+from backends.native import target as targets
+from backends.reference.emulator import EmulatedExecutable
+from compiler.pipeline import lower_graph
+from compiler.policy import Calibrated, Policy, Rule, resolve
+from models import bert, resnet
+from runtime.importing import load
+
+# Every family of units this machine runs, and what multiplies bytes, or bfloat16, on a machine held to it.
+FORCED = [name for name in targets.names() if name != "host" and targets.named(name).runs_here]
+OF_BFLOAT = ("host-avx512_bf16", "host-avx512", "host-avx2", "generic")
+PRECISIONS = ("bf16", "int8", "static")
+SIZES = {"bert": {0: "batch", 1: "seq"}, "resnet": {0: "batch"}}
+
+
+@lru_cache
+def model(name: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    """A BERT layer pair, and a small ResNet with its residual blocks."""
+    if name == "bert":
+        return bert.build("tiny", batch=3, seq=9)
+    return resnet.build((1, 1), width=16, classes=10, size=32, batch=3)
+
+
+@lru_cache
+def dynamic(name: str) -> Any:
+    sizes = {size: torch.export.Dim(size) for size in SIZES[name].values()}
+    return tuple({axis: sizes[size] for axis, size in SIZES[name].items()} for _ in model(name)[1])
+
+
+@lru_cache
+def policy(name: str, precision: str) -> Policy:
+    if precision == "static":
+        return runtime.calibrate(model(name)[0], [model(name)[1]], dynamic_shapes=dynamic(name))
+    found = resolve(precision)
+    assert found is not None
+    return found
+
+
+@lru_cache
+def program(name: str, precision: str, target: str = "host", threads: int = 1) -> runtime.Program:
+    module, inputs = model(name)
+    return runtime.compile(
+        module, inputs, precision=policy(name, precision), dynamic_shapes=dynamic(name), target=target, threads=threads
+    )
+
+
+def outputs(compiled: runtime.Program, inputs: tuple[torch.Tensor, ...]) -> list[np.ndarray]:
+    results = compiled(*inputs)
+    return [r.numpy() for r in (results if isinstance(results, tuple) else (results,))]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", SIZES)
+def test_the_reference_gives_the_same_bits(name: str, precision: str) -> None:
+    module, inputs = model(name)
+    graph = load(module, inputs, dynamic(name)).graph.with_policy(policy(name, precision))
+    expected = EmulatedExecutable(lower_graph(graph)).run([x.numpy() for x in inputs])
+    for found, wanted in zip(outputs(program(name, precision), inputs), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("target", FORCED)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", SIZES)
+def test_every_unit_gives_the_same_bits(name: str, precision: str, target: str) -> None:
+    if precision == "bf16" and target not in OF_BFLOAT:
+        pytest.skip("multiplies bfloat16 as another target does")
+    inputs = model(name)[1]
+    forced = program(name, precision, target)
+    for found, wanted in zip(outputs(forced, inputs), outputs(program(name, precision), inputs), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    multiplied = "bfloat16" if precision == "bf16" else "int8"
+    best = next(
+        isa for isa, (types, lacks) in targets.named(target).unit_families.items() if multiplied in types and not lacks
+    )
+    assert any(row.unit.startswith(best) and row.in_dtype in ("bfloat16", "uint8", "int8") for row in forced.ledger())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", SIZES)
+def test_threads_and_batch_change_nothing(name: str, precision: str) -> None:
+    inputs = model(name)[1]
+    whole = outputs(program(name, precision), inputs)
+    for found, wanted in zip(outputs(program(name, precision, threads=2), inputs), whole, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    for row in range(3):
+        one = outputs(program(name, precision), tuple(x[row : row + 1] for x in inputs))
+        for found, wanted in zip(one, whole, strict=True):
+            np.testing.assert_array_equal(found, wanted[row : row + 1])
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bf16", 2e-2), ("int8", 5e-2), ("static", 5e-2)])
+@pytest.mark.parametrize("name", SIZES)
+def test_errors_are_of_the_size_of_the_type(name: str, precision: str, bound: float) -> None:
+    module, inputs = model(name)
+    with torch.inference_mode():
+        truth = module(*inputs)
+    truth = truth[0] if isinstance(truth, tuple) else truth
+    found = outputs(program(name, precision), inputs)[0]
+    error = np.linalg.norm(found - truth.numpy()) / np.linalg.norm(truth.numpy())
+    assert 1e-5 < error < bound, error  # and it is not float32 in disguise
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("int8", "int8"), ("static", "uint8")])
+@pytest.mark.parametrize("name", SIZES)
+def test_the_ledger_tells_what_runs_in_what(name: str, precision: str, dtype: str) -> None:
+    products = [
+        row for row in program(name, precision).ledger()
+        if row.op in ("aten.linear", "aten.conv2d", "aten.convolution", "aten.scaled_dot_product_attention")
+    ]  # fmt: skip
+    assert len(products) > 6
+    for row in products:
+        narrow = any(word in row.kernel for word in (f"gemm_{dtype}", "gemm_uint8_int8", "gemm_int8_int8"))
+        assert narrow or "not " in row.reason, row
+        assert row.op == "aten.scaled_dot_product_attention" or narrow or "sums of" in row.reason, row
+    assert any(f"gemm_{dtype}" in row.kernel or "gemm_uint8" in row.kernel for row in products)
+
+
+def test_a_policy_chooses_by_name_op_and_error() -> None:
+    module, inputs = model("bert")
+    chosen = Policy(
+        "int8",
+        rules=(
+            Rule("fp32", node="*layer.0*query*"),
+            Rule("bf16", node="*layer.1*", op="*linear*", reason="layer 1 is to be precise"),
+            Rule("bf16", above_error=0.5),
+        ),
+        errors={"encoder.layer.0.output.dense/linear_5": 0.9},
+    )
+    rows = {row.node: row for row in runtime.compile(module, inputs, precision=chosen).ledger() if "linear" in row.op}
+    of_layer_0 = {node.split("layer.0.")[1]: row for node, row in rows.items() if "layer.0." in node}
+    query = next(row for node, row in of_layer_0.items() if "query" in node)
+    assert query.in_dtype == "float32" and "node *layer.0*query*" in query.reason
+    dense = next(row for node, row in of_layer_0.items() if node.startswith("output.dense"))
+    assert (dense.in_dtype == "bfloat16") == ("linear_5" in dense.node)
+    for node, row in rows.items():
+        if "layer.1." in node:
+            assert row.in_dtype == "bfloat16" and "layer 1 is to be precise" in row.reason
+
+
+def test_what_cannot_run_in_eight_bits_runs_in_what_the_policy_says_else() -> None:
+    class Scores(torch.nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return a @ b
+
+    inputs = torch.randn(4, 32), torch.randn(32, 8)
+    (row,) = runtime.compile(Scores(), inputs, precision=Policy("int8", otherwise="bf16")).ledger()
+    assert row.in_dtype == "bfloat16" and row.reason.startswith("not int8: both operands are computed")
+    (row,) = runtime.compile(Scores(), inputs, precision="int8").ledger()
+    assert row.in_dtype == "float32" and row.reason.startswith("not int8")
+
+
+def test_float64_stays_float64_and_says_so() -> None:
+    layer = torch.nn.Linear(32, 8).double()
+    (row, *_) = [
+        r for r in runtime.compile(layer, (torch.randn(4, 32).double(),), precision="bf16").ledger() if r.kernel
+    ]
+    assert row.in_dtype == "float64" and "float64 stays float64" in row.reason
+
+
+def test_a_row_that_is_not_finite_shows_in_its_own_result_only() -> None:
+    layer = torch.nn.Linear(32, 8)
+    compiled = runtime.compile(layer, (torch.randn(4, 32),), precision="int8")
+    x = torch.randn(4, 32)
+    clean = compiled(x).numpy()
+    x[1, 3], x[2, 5] = float("nan"), float("inf")
+    found = compiled(x).numpy()
+    assert np.isnan(found[1]).all() and not np.isfinite(found[2]).any()
+    np.testing.assert_array_equal(found[[0, 3]], clean[[0, 3]])
+
+
+def test_rows_of_zeros_and_of_one_sign() -> None:
+    layer = torch.nn.Linear(32, 8)
+    compiled = runtime.compile(layer, (torch.randn(3, 32),), precision="int8")
+    x = torch.stack([torch.zeros(32), torch.rand(32), -torch.rand(32)])
+    with torch.inference_mode():
+        truth = layer(x).numpy()
+    found = compiled(x).numpy()
+    np.testing.assert_array_equal(found[0], truth[0])
+    np.testing.assert_allclose(found, truth, atol=0.02)
+
+
+@pytest.mark.parametrize("ends", [(1.0, -1.0), (0.0, float("inf")), (None, 1.0), (float("nan"), 1.0)])
+def test_ranges_are_finite_and_in_order(ends: tuple[Any, Any]) -> None:
+    with pytest.raises(runtime.SansuanError, match="expected two finite ends"):
+        Calibrated(*ends)
+
+
+def test_unknown_words_are_refused() -> None:
+    for make in (lambda: Policy("int3"), lambda: Rule("bf61"), lambda: Policy(otherwise="fp8")):
+        with pytest.raises(runtime.SansuanError, match="expected one of fp32, bf16, int8"):
+            make()
