@@ -76,6 +76,14 @@ def _columns(b: Builder, packed: Value, bits: int, rows: int, columns: int, dtyp
     return b.emit("transpose", kept, perm=(1, 0))
 
 
+def _turned(b: Builder, parameters: Value, rows: int, columns: int) -> Value:
+    """Scales [columns, rows], of any shape in the model, as [rows, columns]."""
+    array = b.constants.get(parameters.name)
+    if array is not None:
+        return b.constant(np.ascontiguousarray(np.reshape(array, (columns, rows)).T), parameters.name)
+    return b.emit("transpose", b.emit("reshape", parameters, b.sizes((columns, rows))), perm=(1, 0))
+
+
 def _matmul(b: Builder, node: Any) -> Value:
     x, packed, scales = (node.required(i) for i in range(3))
     zeros, order, bias = (node.input(i) for i in range(3, 6))
@@ -89,12 +97,12 @@ def _matmul(b: Builder, node: Any) -> Value:
     constant = packed.name in b.constants and (zeros is None or zeros.name in b.constants)
     kind = _SIGNED[bits] if zeros is None else _UNSIGNED[bits] if constant else dtypes.uint8
     codes = _columns(b, packed, bits, k, n, kind)
-    rows = b.emit("transpose", b.emit("reshape", scales, b.sizes((n, groups))), perm=(1, 0))
+    rows = _turned(b, scales, groups, n)
     shift = None
     if zeros is not None and zeros.type.dtype == dtypes.uint8:
         shift = _columns(b, zeros, bits, groups, n, kind)
     elif zeros is not None:
-        shift = b.emit("transpose", b.emit("reshape", zeros, b.sizes((n, groups))), perm=(1, 0))
+        shift = _turned(b, zeros, groups, n)
     if bias is None:
         return b.emit("block_matmul", x, codes, rows, shift, group=block)
     dtype, acc = x.type.dtype, accumulator(x.type.dtype)  # 16-bit floats are rounded once, after the addition

@@ -23,6 +23,8 @@ from compiler.passes.dce import dce
 from compiler.rewrite import Replacement, rewrite
 from compiler.types import TensorType
 
+_MOVES = frozenset({"reshape", "transpose", "slice", "expand", "squeeze", "unsqueeze", "concat", "cast", "map"})
+
 
 def fold_weights(graph: Graph) -> Graph:
     """`graph` with weights that products dequantize read as codes; itself where there are none."""
@@ -75,24 +77,68 @@ class _Rules:
         if node is None or not (node.op == "dequantize_linear" or _converts(node)):
             return None
         if (w.name, turned) not in self._weights:
-            read = _read if node.op == "dequantize_linear" else self._converted
+            read = self._read if node.op == "dequantize_linear" else self._converted
             self._weights[w.name, turned] = read(b, node, turned)
         return self._weights[w.name, turned]
 
     def _converted(self, b: Builder, node: Node, turned: bool) -> _Weight | None:
         """Bytes as they are: exact in every float."""
-        source = node.inputs[0]
-        before = self._producers.get(source.name) if source is not None else None
-        if before is not None and before.op == "transpose" and tuple(before.attrs["perm"]) == (1, 0):
-            source, turned = before.inputs[0], not turned
-        array = b.constants.get(source.name) if source is not None else None
-        if source is None or array is None or array.ndim != 2:
+        array = self._array(b, node.inputs[0])
+        if array is None or array.ndim != 2:
             return None
         array = array.T if turned else array
-        if not has_kernel(array.shape[0], array.shape[0]):
+        k, n = array.shape
+        if not has_kernel(k, k):
             return None
-        codes = b.constant(np.ascontiguousarray(array), "weight_codes") if turned else source
-        return _Weight(codes, b.constant(np.ones((1, array.shape[1]), np.float32), "weight_scale"), None, len(array))
+        return _Weight(_stored(b, array), b.constant(np.ones((1, n), np.float32), "weight_scale"), None, k)
+
+    def _read(self, b: Builder, node: Node, turned: bool) -> _Weight | None:
+        """The operands of a dequantize_linear."""
+        arrays = [self._array(b, value) for value in node.inputs if value is not None]
+        if any(array is None for array in arrays):
+            return None
+        array, scale, zero = (*arrays, None)[:3]
+        assert array is not None and scale is not None
+        types = [dtypes.from_numpy(a.dtype) for a in arrays]  # type: ignore[union-attr]
+        if array.ndim != 2 or types[0] not in CODES or types[1] not in ACTIVATIONS or types[-1] not in types[:2]:
+            return None
+        along = 1 if turned else 0  # the axis of K
+        k, n = array.shape[along], array.shape[1 - along]
+        axis, block = node.attrs["axis"] % 2, node.attrs["block_size"]
+        one, column = scale.size == 1, scale.ndim == 1 and not block and axis != along
+        if not (one or column or (block and axis == along and scale.ndim == 2)):
+            return None
+        group = k if one or column else block
+        if not has_kernel(k, group):
+            return None
+
+        def rows(parameter: np.ndarray) -> Value:
+            """[groups, N]"""
+            if one or column:
+                parameter = np.broadcast_to(parameter.reshape(1, -1), (1, n))
+            elif turned:
+                parameter = parameter.T
+            return b.constant(np.ascontiguousarray(parameter), "weight_scale")
+
+        kind = _narrowest(types[0], array, zero).numpy
+        codes = _stored(b, (array.T if turned else array).astype(kind, copy=False))
+        return _Weight(codes, rows(scale), None if zero is None else rows(zero.astype(kind)), group)
+
+    def _array(self, b: Builder, value: Value | None) -> np.ndarray | None:
+        """The contents of a constant, or of what moves and conversions make of constants: those of large ones are not
+        folded, to keep no second copy. None for anything else."""
+        assert value is not None
+        if value.name in b.constants:
+            return b.constants[value.name]
+        node = self._producers.get(value.name)
+        if node is None or node.op not in _MOVES or len(node.outputs) != 1:
+            return None
+        arrays = [self._array(b, operand) for operand in node.inputs]
+        reference = lookup(node.op).reference
+        if reference is None or any(array is None for array in arrays):
+            return None
+        result = reference(*arrays, **node.attrs)
+        return np.asarray(result[0] if isinstance(result, tuple) else result, node.output.type.dtype.numpy)  # type: ignore[union-attr]
 
 
 def _converts(node: Node) -> bool:
@@ -104,40 +150,8 @@ def _converts(node: Node) -> bool:
     return of_bytes and value.dtype in ACTIVATIONS
 
 
-def _read(b: Builder, node: Node, turned: bool) -> _Weight | None:
-    codes = node.inputs[0]
-    arrays = [b.constants.get(v.name) if v is not None else None for v in node.inputs]
-    types = [v.type.dtype for v in node.inputs if v is not None]  # type: ignore[union-attr]
-    if any(array is None for v, array in zip(node.inputs, arrays, strict=True) if v is not None):
-        return None
-    array, scale, zero = (*arrays, None)[:3]
-    assert array is not None and scale is not None
-    if array.ndim != 2 or types[0] not in CODES or types[1] not in ACTIVATIONS or types[-1] not in (*types[:2],):
-        return None
-    along = 1 if turned else 0  # the axis of K
-    k, n = array.shape[along], array.shape[1 - along]
-    axis, block = node.attrs["axis"] % 2, node.attrs["block_size"]
-    one, column = scale.size == 1, scale.ndim == 1 and not block and axis != along
-    if not (one or column or (block and axis == along and scale.ndim == 2)):
-        return None
-    group = k if one or column else block
-    if not has_kernel(k, group):
-        return None
-
-    def rows(parameter: np.ndarray | None) -> Value | None:
-        """[groups, N]"""
-        if parameter is None:
-            return None
-        if one or column:
-            return b.constant(np.ascontiguousarray(np.broadcast_to(parameter.reshape(1, -1), (1, n))), "weight_scale")
-        return b.constant(np.ascontiguousarray(parameter.T if turned else parameter), "weight_scale")
-
-    scales = rows(scale)
-    assert codes is not None and scales is not None
-    kind = _narrowest(types[0], array, zero)
-    if turned or kind != types[0]:
-        codes = b.constant(np.ascontiguousarray(array.T if turned else array).astype(kind.numpy), "weight_codes")
-    return _Weight(codes, scales, rows(zero if zero is None else zero.astype(kind.numpy)), group)
+def _stored(b: Builder, codes: np.ndarray) -> Value:
+    return b.constant(np.ascontiguousarray(codes), "weight_codes")
 
 
 def _narrowest(dtype: DType, *arrays: np.ndarray | None) -> DType:

@@ -149,6 +149,21 @@ def test_bytes_that_are_only_converted(kind: type, dtype: DType) -> None:
         check(graph_of(build, dtype))
 
 
+def test_large_parameters_may_be_views() -> None:
+    """Which no pass before this one folds."""
+    k, n = 4096, 512
+    array, scale = codes_of(ml_dtypes.int4, k, n), RNG.uniform(0.01, 0.1, (n, k // 16, 1)).astype(np.float32)
+
+    b = Builder()
+    x = b.input("x", TensorType(dtypes.float32, (2, k)))
+    rows = b.emit("transpose", b.emit("reshape", b.constant(scale), b.sizes((n, k // 16))), perm=(1, 0))
+    w = b.emit("dequantize_linear", b.constant(array), rows, axis=0, block_size=16)
+    folded = fold_weights(b.finish([b.emit("matmul", x, w)]))
+    (node,) = folded.nodes
+    assert node.op == "block_matmul" and node.inputs[2] is not None
+    np.testing.assert_array_equal(folded.constants[node.inputs[2].name], scale[:, :, 0].T)
+
+
 def test_products_of_one_weight_share_it() -> None:
     array = codes_of(np.int8, K, N)
     scale, _ = blocks(array, 0, 32, False)
