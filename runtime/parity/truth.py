@@ -83,7 +83,7 @@ class OwnTruth:
     def _disturbed(self, fed: list[Any], roundoff: Roundoff, rng: np.random.Generator) -> list[Any]:
         moved = {}
         for name, array in self._graph.constants.items():
-            held = dtypes.from_numpy(self._isolated.graph.constants[name].dtype)
+            held = dtypes.from_numpy(self._isolated.graph.constants.get(name, array).dtype)
             if _is_disturbed(held) and array.size:
                 moved[name] = disturbed(array, held, roundoff, rng)
         try:
