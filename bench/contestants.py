@@ -17,7 +17,8 @@ from bench.workload import Workload
 @dataclass(frozen=True)
 class Contestant:
     """build: from a workload and a thread count to a call; raises Unsupported. runtime: whose it is. given: what it is
-    made from. kind: of INT8, whether activations are quantized with ranges known before; only equal kinds compete."""
+    made from. kind: of INT8, whether it was calibrated with data ("calibrated") or not ("dynamic"); rows of one kind
+    are compared."""
 
     build: Callable[[Workload, int], Call]
     runtime: str
@@ -38,8 +39,8 @@ def sansuan_torch(work: Workload, threads: int) -> Call:
     return lambda: program(*work.inputs)
 
 
-def sansuan_static(work: Workload, threads: int) -> Call:
-    """Compiled with the ranges these very inputs have."""
+def sansuan_calibrated(work: Workload, threads: int) -> Call:
+    """Compiled with what these very inputs tell: ranges known before where one is enough, smoothing, rounding."""
     import runtime
 
     return _program(work, threads, work.onnx, runtime.calibrate(work.onnx, [work.arrays]))
@@ -152,11 +153,11 @@ CONTESTANTS: dict[str, dict[str, Contestant]] = {
         "sansuan-ort-dynamic": Contestant(sansuan_ort_dynamic, "sansuan", DYNAMIC, "dynamic"),
         "onnxruntime-dynamic": Contestant(onnxruntime_dynamic, "onnxruntime", DYNAMIC, "dynamic"),
         "torch-dynamic": Contestant(torch_dynamic, "torch", MODULE, "dynamic"),
-        "sansuan-static": Contestant(sansuan_static, "sansuan", FILE, "static"),
-        "sansuan-ort-qdq": Contestant(sansuan_ort_qdq, "sansuan", QDQ, "static"),
-        "onnxruntime-qdq": Contestant(onnxruntime_qdq, "onnxruntime", QDQ, "static"),
-        "openvino-qdq": Contestant(openvino_qdq, "openvino", QDQ, "static"),
-        "openvino-nncf": Contestant(openvino_nncf, "openvino", "NNCF", "static"),
+        "sansuan-calibrated": Contestant(sansuan_calibrated, "sansuan", FILE, "calibrated"),
+        "sansuan-ort-qdq": Contestant(sansuan_ort_qdq, "sansuan", QDQ, "calibrated"),
+        "onnxruntime-qdq": Contestant(onnxruntime_qdq, "onnxruntime", QDQ, "calibrated"),
+        "openvino-qdq": Contestant(openvino_qdq, "openvino", QDQ, "calibrated"),
+        "openvino-nncf": Contestant(openvino_nncf, "openvino", "NNCF", "calibrated"),
     },
 }
 PACKAGES = {"sansuan": "runtime", "sansuan-torch": "torch", "inductor": "torch"}

@@ -14,16 +14,27 @@ PAIRS = 100
 
 
 @cache
-def pairs() -> tuple[tuple[str, str], ...]:
-    """100 pairs of neighbouring sentences, each from another docstring, all different: the two of a pair are about the
-    same thing, those of different pairs mostly are not. Decided by the Python version alone."""
+def all_pairs() -> tuple[tuple[str, str], ...]:
+    """Two neighbouring sentences of every docstring that has such, all different. Decided by the Python version."""
     found: dict[str, str] = {}
     for text in docstrings():
         pair = _neighbours(text)
         if pair is not None and not set(pair) & {*found, *found.values()}:
             found[pair[0]] = pair[1]
-    listed = tuple(found.items())
-    return tuple(listed[i * len(listed) // PAIRS] for i in range(PAIRS))
+    return tuple(found.items())
+
+
+def pairs() -> tuple[tuple[str, str], ...]:
+    """100 of all pairs, evenly spaced: the two of a pair are about the same thing, those of different pairs mostly are
+    not."""
+    every = all_pairs()
+    return tuple(every[i * len(every) // PAIRS] for i in range(PAIRS))
+
+
+def others() -> tuple[str, ...]:
+    """The sentences of all other pairs, some 350: what to calibrate with before measuring on `sentences()`."""
+    chosen = set(pairs())
+    return tuple(sentence for pair in all_pairs() if pair not in chosen for sentence in pair)
 
 
 def sentences() -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def unsupported() -> Any:
 TIMES = {
     "sansuan": (4.0, 4.0, 9.0),
     "torch-dynamic": (8.0, 8.0, 18.0),
-    "sansuan-static": (2.0, 2.0, 4.0),
+    "sansuan-calibrated": (2.0, 2.0, 4.0),
     "openvino-qdq": (1.0, 1.0, 1.0),
 }
 CONTEST = Contest("toy", {"model": "toy", "precision": "int8"}, "int8", 1, 10**6, lambda found: (found, found < 0.1))
@@ -57,24 +57,29 @@ def test_only_equal_kinds_are_compared(lines: Callable[..., Any], capsys: pytest
         {
             "sansuan": Entrant(answering(0.01), "ONNX file", "dynamic"),
             "torch-dynamic": Entrant(answering(), "torch module", "dynamic"),
-            "sansuan-static": Entrant(answering(), "ONNX file", "static"),
-            "openvino-qdq": Entrant(answering(0.02), "ORT QDQ", "static"),
-            "openvino-nncf": Entrant(unsupported, "NNCF", "static"),
+            "sansuan-calibrated": Entrant(answering(), "ONNX file", "calibrated"),
+            "openvino-qdq": Entrant(answering(0.02), "ORT QDQ", "calibrated"),
+            "openvino-nncf": Entrant(unsupported, "NNCF", "calibrated"),
         }
     )
-    assert (found["sansuan"]["best_peer"], found["sansuan-static"]["best_peer"]) == ("torch-dynamic", "openvino-qdq")
+    assert (found["sansuan"]["best_peer"], found["sansuan-calibrated"]["best_peer"]) == (
+        "torch-dynamic",
+        "openvino-qdq",
+    )
     assert found["sansuan"]["over_best_peer"] == [0.5, 0.5, 0.5]
-    assert found["sansuan-static"]["over_best_peer"] == [2.0, 2.0, 3.0]
+    assert found["sansuan-calibrated"]["over_best_peer"] == [2.0, 2.0, 3.0]
     assert found["torch-dynamic"]["over_best_peer"] is None
     assert {row["precision"] for row in found.values()} == {"int8"}
     assert (found["sansuan"]["error"], found["sansuan"]["given"]) == (0.01, "ONNX file")
     assert found["openvino-nncf"]["refused"] == "unsupported: has no kernel"
     summary = found[""]
-    assert (summary["fastest"], summary["best_peer"]) == ("sansuan-static", "openvino-qdq")
+    assert (summary["fastest"], summary["best_peer"]) == ("sansuan-calibrated", "openvino-qdq")
     assert (summary["error"], summary["peer_error"]) == (0.0, 0.02)
     assert summary["over_best_peer"] == [2.0, 2.0, 3.0]
     printed = capsys.readouterr().out
-    assert "ORT QDQ" in printed and "fastest: sansuan-static (error 0.0e+00) / openvino-qdq (error 2.0e-02)" in printed
+    assert (
+        "ORT QDQ" in printed and "fastest: sansuan-calibrated (error 0.0e+00) / openvino-qdq (error 2.0e-02)" in printed
+    )
 
 
 def test_without_peers_there_is_nothing_to_sum_up(lines: Callable[..., Any]) -> None:
