@@ -6,6 +6,7 @@ reductions and elementwise work stay in the type the model was written in.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -107,6 +108,19 @@ class Policy:
     def with_rules(self, *rules: Rule) -> Policy:
         """This policy with rules that come before its own."""
         return replace(self, rules=(*rules, *self.rules))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file (.npz), which `load` reads, and the sansuan command as --precision."""
+        from compiler.policy_file import save_policy
+
+        save_policy(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Policy:
+        """The policy in a file that `save` wrote. Raises ModelError where it is none."""
+        from compiler.policy_file import load_policy
+
+        return load_policy(path)
 
 
 def resolve(precision: Any) -> Policy | None:

@@ -36,6 +36,7 @@ __all__ = [
     "Options",
     "Policy",
     "Program",
+    "Quantization",
     "Rule",
     "SansuanError",
     "ShapeError",
@@ -47,6 +48,7 @@ __all__ = [
     "compile",
     "matmul",
     "onnx_backend",
+    "quantize",
     "target",
 ]
 
@@ -60,6 +62,7 @@ _HOMES = {
     "runtime.parity.compare": ("compare",),
     "runtime.product": ("matmul",),
     "runtime.program": ("Program",),
+    "runtime.quantization": ("Quantization", "quantize"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -15,7 +15,8 @@ import numpy as np
 
 import runtime
 from compiler.errors import ModelError, SansuanError, ShapeError
-from runtime import compare_command
+from compiler.policy import Policy
+from runtime import compare_command, quantize_command
 from runtime.binding import Spec
 from runtime.program import Program
 
@@ -98,8 +99,11 @@ def load_inputs(path: str) -> dict[str, np.ndarray]:
 
 def _compile(options: argparse.Namespace) -> Program:
     start = time.perf_counter()
+    precision = options.precision
+    if precision is not None and precision.endswith(".npz"):
+        precision = Policy.load(precision)
     program = runtime.compile(
-        options.model, precision=options.precision, backend=options.backend, threads=options.threads, tune=options.tune
+        options.model, precision=precision, backend=options.backend, threads=options.threads, tune=options.tune
     )
     elapsed = time.perf_counter() - start
     for kind, specs in (("input", program.inputs), ("output", program.outputs)):
@@ -137,13 +141,13 @@ class _Sizes(argparse.Action):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sansuan", description="A mixed-precision tensor runtime for CPUs.")
-    commands = parser.add_subparsers(required=True, metavar="target|compile|run|compare")
+    commands = parser.add_subparsers(required=True, metavar="target|compile|run|compare|quantize")
     target = commands.add_parser("target", help="what this machine offers")
     target.set_defaults(command=show_target)
 
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("model", metavar="MODEL", help="path of an ONNX model")
-    model.add_argument("--precision", help="fp32, fp64, ...; the model's own without it")
+    model.add_argument("--precision", help="fp64, fp32, bf16, int8 or a policy file (.npz); as written without it")
     model.add_argument("--backend", default="native", help="native or reference (default: %(default)s)")
     model.add_argument("--threads", type=int, help="default: OMP_NUM_THREADS, else the cores this process may use")
     model.add_argument("--size", action=_Sizes, type=_size, default={}, metavar="NAME=NUMBER", help="such as batch=8")
@@ -157,4 +161,5 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--repeat", type=int, default=10, help="runs to time (default: %(default)s)")
     running.set_defaults(command=run)
     compare_command.add_parser(commands, _Sizes, _size)
+    quantize_command.add_parser(commands)
     return parser

@@ -115,6 +115,11 @@ class Program:
         """The arrays that a call with these arguments would run on, in the order of `inputs`."""
         return self._checked(self._in_order(args, named))
 
+    def results(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """The outputs, as arrays in the order of `outputs`, for what `bind` answers; a torch module's own structure and
+        state stay out of it."""
+        return self._run(*arrays)
+
     def ledger(self) -> list[LedgerRow]:
         """What ran each node of the imported model; runs are counted since the program was compiled."""
         return ledger(self._imported, self._notes, self._calls())
