@@ -54,7 +54,8 @@ def error(precision: object) -> float:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_product_is_calibrated_and_near(method: str) -> None:
     found = policy(method)
-    assert found.precision == "int8" and set(found.calibrated) == set(found.errors) == {"first/linear", "second/linear_1"}
+    assert found.precision == "int8"
+    assert set(found.calibrated) == set(found.errors) == {"first/linear", "second/linear_1"}
     assert all(0 < value < 0.03 for value in found.errors.values())
     assert error(found) < 0.03
 
