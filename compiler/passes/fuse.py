@@ -4,7 +4,8 @@ Nodes are visited in order; each absorbs producers while it can, so chains colla
 - a map into a map, or into the stages of a reduce;
 - a reduce into the map or the reduce (over the same axes) that reads its results: decomposed norms and softmaxes
   become one row program by these two rules alone;
-- a matmul or conv into the map that reads it: the map becomes its epilogue;
+- a matmul or conv into the map that reads it: the map becomes its epilogue, beside outputs that others read where it
+  only narrows them;
 - matmul, softmax, matmul into attention.
 A node absorbed takes its consumer's place in the order, which every other reader of its outputs must come after.
 """
@@ -16,7 +17,7 @@ from dataclasses import replace
 
 from compiler.ir import Graph, Node, Value
 from compiler.op import lookup
-from compiler.passes import fuse_attention, fuse_rules
+from compiler.passes import fuse_attention, fuse_products, fuse_rules
 from compiler.types import TensorType
 
 Rule = Callable[["Fusion", int, Node, Node], Node | None]
@@ -113,10 +114,10 @@ RULES: dict[tuple[str, str], Rule] = {
     ("reduce", "map"): fuse_rules.map_into_reduce,
     ("map", "reduce"): fuse_rules.reduce_into_map,
     ("reduce", "reduce"): fuse_rules.reduce_into_reduce,
-    ("map", "matmul"): fuse_rules.product_into_map,
-    ("map", "grouped_matmul"): fuse_rules.product_into_map,
-    ("map", "block_matmul"): fuse_rules.product_into_map,
-    ("map", "conv"): fuse_rules.product_into_map,
+    ("map", "matmul"): fuse_products.product_into_map,
+    ("map", "grouped_matmul"): fuse_products.product_into_map,
+    ("map", "block_matmul"): fuse_products.product_into_map,
+    ("map", "conv"): fuse_products.product_into_map,
 }
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from compiler.expr import Expr, apply, arg, cast, const, kept, select, stat, substitute, walk
 from compiler.ir import Node, Value
 from compiler.ops.core_products import accumulator
-from compiler.passes.fuse_rules import Operands, epilogue_of, full_shape, places, rewire, shape_of
+from compiler.passes.fuse_products import epilogue_of
+from compiler.passes.fuse_rules import Operands, full_shape, places, rewire, shape_of
 from compiler.types import TensorType
 
 if TYPE_CHECKING:

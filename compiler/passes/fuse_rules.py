@@ -8,11 +8,10 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from compiler.expr import COMPOSITES, Expr, arg, cast, kept, stat, transform, walk
+from compiler.expr import COMPOSITES, Expr, arg, kept, stat, transform, walk
 from compiler.ir import Node, Value
 from compiler.kernels import Stage
 from compiler.ops.core_compute import row_shape
-from compiler.ops.core_products import accumulator
 
 if TYPE_CHECKING:
     from compiler.passes.fuse import Fusion
@@ -271,34 +270,3 @@ def _renumber_stages(node: Node, by: int) -> Node:
         "rows": tuple(moved(e) for e in node.attrs["rows"]),
     }
     return Node(node.op, node.inputs, node.outputs, attrs, node.where)
-
-
-def product_into_map(fusion: Fusion, i: int, node: Node, inner: Node) -> Node | None:
-    """A map that reads a product becomes its epilogue."""
-    exprs = node.attrs["outputs"]
-    if len(inner.outputs) != 1 or not fusion.only_read_by(inner.output, i) or uses_index(exprs):
-        return None
-    if shape_of(inner.output) != shape_of(node.output) or len(shape_of(node.output)) < 2:
-        return None
-    lead = {"matmul": 2, "block_matmul": 4}.get(inner.op, 3)  # operands before the epilogue's
-    inputs: list[Value | None] = list(inner.inputs) + [None] * (lead - len(inner.inputs))
-    extras = Operands(inputs[lead:])
-    replacements: dict[int, Expr] = {}
-    for j, value in enumerate(node.inputs):
-        assert value is not None
-        if value.name == inner.output.name:
-            replacements[j] = epilogue_of(inner)
-        else:
-            replacements[j] = arg(extras.number(value) + 1, value.type.dtype)  # type: ignore[union-attr]
-    if len(extras.values) > MAX_OPERANDS:
-        return None
-    attrs = {**inner.attrs, "epilogue": rewire(exprs, replacements)}
-    return Node(inner.op, (*inputs[:lead], *extras.values), node.outputs, attrs, places(inner, node))
-
-
-def epilogue_of(node: Node) -> Expr:
-    """A product's single result as an expression of its accumulator (arg 0) and epilogue operands."""
-    if node.attrs["epilogue"]:
-        return node.attrs["epilogue"][0]
-    dtype = node.output.type.dtype  # type: ignore[union-attr]
-    return cast(arg(0, node.attrs.get("acc") or accumulator(dtype)), dtype)

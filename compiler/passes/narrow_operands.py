@@ -12,6 +12,7 @@ from compiler.builder import Builder
 from compiler.expr import Expr, arg, cast, transform
 from compiler.ir import Node, Value
 from compiler.op import lookup
+from compiler.passes.fuse_products import leading
 
 _MOVES = ("transpose", "reshape")
 
@@ -87,11 +88,6 @@ def product_again(
     names = [value.name for value in node.outputs]
     inputs = [*operands, *[None] * (lead - len(operands)), *own, *extras]
     return b.emit_many(node.op, inputs, {**node.attrs, "epilogue": epilogue, **attrs}, names)
-
-
-def leading(node: Node) -> int:
-    """How many operands of a product come before those of its epilogue."""
-    return 2 if node.op == "matmul" else 3
 
 
 def _plain(node: Node, total: Expr) -> Expr:
