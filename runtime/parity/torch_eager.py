@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from compiler.frontends.torch_nodes import target_name
 from compiler.frontends.torch_tensors import array_of
 from compiler.passes.expose import Isolated
 from runtime.binding import to_torch
@@ -16,7 +17,8 @@ from runtime.parity.tolerance import OWN_TYPES
 
 class TorchEager:
     """torch in eager mode, on the calls that the exported program consists of (composite ones are decomposed as
-    torch.export does it)."""
+    torch.export does it). Equal elements are sorted in their order, which torch leaves open and this package does not;
+    memory that nothing has been written to is not compared."""
 
     name, roundoff = "torch", OWN_TYPES
 
@@ -49,9 +51,14 @@ class TorchEager:
         class Interpreter(torch.fx.Interpreter):
             """Notes every call's results."""
 
+            def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+                if target is torch.ops.aten.sort.default:
+                    return torch.ops.aten.sort.stable(args[0], stable=True, **_order(args[1:], kwargs))
+                return super().call_function(target, args, kwargs)
+
             def run_node(self, n: Any) -> Any:
                 result = super().run_node(n)
-                if n.op == "call_function" and n.name in calls:
+                if n.op == "call_function" and n.name in calls and "empty" not in target_name(n.target):
                     return _noted(n.name, result)
                 return result
 
@@ -90,3 +97,8 @@ class TorchEager:
                 held = program.state_dict
                 arguments.append(held[spec.target] if spec.target in held else program.constants[spec.target])
         return arguments
+
+
+def _order(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of aten.sort after its operand, by name."""
+    return {**dict(zip(("dim", "descending"), args, strict=False)), **kwargs}
