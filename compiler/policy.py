@@ -16,7 +16,8 @@ import numpy as np
 
 from compiler.errors import SansuanError
 
-PRECISIONS = ("fp32", "bf16", "int8")  # fp32: as written
+# fp32: as written. Of int8_weights and int4_weights only weights are codes, and activations stay as written.
+PRECISIONS = ("fp32", "bf16", "int8", "int8_weights", "int4_weights")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Policy:
     calibrated: by product (a node's name, `name#1` for its second product), how it runs in int8; products without an
     entry take each row's own range and the nearest codes. errors: each product's own error in int8 (relative L2 over
     calibration data), which rules with `above_error` look at. otherwise: for products that cannot run in the
-    precision asked for. Raises SansuanError for an unknown precision.
+    precision asked for. group: how many weights along K share a scale where only weights are codes, a multiple of 16.
+    Raises SansuanError for an unknown precision or group.
     """
 
     precision: str = "fp32"
@@ -93,10 +95,13 @@ class Policy:
     calibrated: Mapping[str, Calibrated] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
     otherwise: str = "fp32"
+    group: int = 32
 
     def __post_init__(self) -> None:
         _check(self.precision)
         _check(self.otherwise)
+        if self.group < 1 or self.group % 16:
+            raise SansuanError(f"group: {self.group}, expected a multiple of 16")
 
     def choose(self, product: str, node: str, op: str) -> tuple[str, str]:
         """The precision for a product of an imported node, and why, '' where it is the policy's own."""

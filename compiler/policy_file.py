@@ -31,6 +31,7 @@ def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
         "format": FORMAT,
         "precision": policy.precision,
         "otherwise": policy.otherwise,
+        "group": policy.group,
         "rules": [asdict(rule) for rule in policy.rules],
         "errors": dict(policy.errors),
         "calibrated": calibrated,
@@ -61,4 +62,4 @@ def _policy(text: dict[str, Any], arrays: dict[str, np.ndarray]) -> Policy:
         for number, item in enumerate(text["calibrated"])
     }
     rules = tuple(Rule(**rule) for rule in text["rules"])
-    return Policy(text["precision"], rules, calibrated, text["errors"], text["otherwise"])
+    return Policy(text["precision"], rules, calibrated, text["errors"], text["otherwise"], text["group"])

@@ -17,6 +17,7 @@ from compiler.passes.precision import NAMES as RETYPING
 from compiler.passes.precision import set_precision
 from compiler.passes.specialize import specialize
 from compiler.pipeline import lower_graph, optimize
+from compiler.policy import PRECISIONS as NARROWING
 from compiler.policy import Policy, resolve
 from runtime.by_value import ByValue
 from runtime.importing import Imported, load
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "compile", "matmul", "target"]
 
-PRECISIONS = (*RETYPING, "bf16", "int8")
+PRECISIONS = (*RETYPING, *(name for name in NARROWING if name not in RETYPING))
 _FIXED_SIZE = "torch sizes are fixed unless named in dynamic_shapes: compile with dynamic_shapes={...} for this axis"
 
 
@@ -52,7 +53,8 @@ def compile(
     inputs, a dict of named ones, or a pair of both) or a torch.export.ExportedProgram.
     precision: None keeps the model's own types; "fp64" or "fp32" does all float arithmetic in that type; "bf16" or
     "int8" only products of weights and activations (sums in float32, or exact in int32; weights per output channel,
-    activations quantized row by row as they run); a runtime.Policy chooses for each product. The ledger says which
+    activations quantized row by row as they run); "int8_weights" or "int4_weights" only store weights as codes, and
+    multiply as written; a runtime.Policy chooses for each product. The ledger says which
     product runs in what, and why not in what was asked for. Inputs and outputs keep the model's types, except that
     "fp64" answers float64.
     backend: "native", or "reference" to run the graph in NumPy.

@@ -18,9 +18,10 @@ from compiler.ir import Graph, Node, Value
 from compiler.passes.narrow_bfloat import in_bfloat16
 from compiler.passes.narrow_bytes import in_bytes, why_not_bytes
 from compiler.passes.narrow_operands import Operands
+from compiler.passes.narrow_weights import BITS, why_not_codes, with_codes
 from compiler.policy import Calibrated, Policy
 
-PRODUCTS = frozenset({"matmul", "conv", "grouped_matmul"})
+PRODUCTS = frozenset({"matmul", "conv", "grouped_matmul", "block_matmul"})
 _STAYS = {
     "attention": "softmax and the products around it stay as written",
     "recurrence": "the product that a recurrent layer carries from step to step stays as written",
@@ -88,7 +89,7 @@ def _narrowed(b: Builder, operands: Operands, policy: Policy, site: Site, node: 
             b.remark(site.name, f"not {precision}: float64 stays float64")
         return None
     for fallback in (policy.otherwise, "fp32"):
-        against = _against(operands, node, precision)
+        against = _against(operands, node, precision, policy.group)
         if against:
             why = f"not {precision}: {against}"
             precision = fallback
@@ -97,12 +98,14 @@ def _narrowed(b: Builder, operands: Operands, policy: Policy, site: Site, node: 
     with b.at(*node.where):
         if precision == "bf16":
             return in_bfloat16(b, operands, node)
-        return (
-            in_bytes(b, operands, node, policy.calibrated.get(site.key, Calibrated())) if precision == "int8" else None
-        )
+        if precision == "int8":
+            return in_bytes(b, operands, node, policy.calibrated.get(site.key, Calibrated()))
+        if precision in BITS:
+            return with_codes(b, operands, node, precision, policy.group)
+    return None
 
 
-def _against(operands: Operands, node: Node, precision: str) -> str:
+def _against(operands: Operands, node: Node, precision: str, group: int) -> str:
     """Why a product cannot, or should not, run in a precision; '' if nothing speaks against it."""
     if precision == "fp32":
         return ""
@@ -113,6 +116,8 @@ def _against(operands: Operands, node: Node, precision: str) -> str:
         return "a depthwise convolution is no matrix product"
     if isinstance(depth, int) and depth < LEAST_DEPTH:
         return f"sums of {depth} products gain less than converting their operands costs"
+    if precision in BITS:
+        return why_not_codes(operands, node, group)
     return why_not_bytes(operands, node) if precision == "int8" else ""
 
 

@@ -11,8 +11,11 @@ from compiler.passes.narrow_operands import Operands, product_again
 
 def in_bfloat16(b: Builder, operands: Operands, node: Node) -> tuple[Value, ...]:
     """A product's results with both operands rounded to bfloat16; sums, epilogue and results keep their types."""
-    a, w = (operands.beneath_moves(value, lambda v: rounded(b, v), "bf16") for value in node.inputs[:2])
     acc = dtypes.float32
+    if node.op == "block_matmul":  # weights are decoded to the activation's type
+        x = operands.beneath_moves(node.inputs[0], lambda v: rounded(b, v), "bf16")
+        return product_again(b, node, [x, *node.inputs[1:4]], [], lambda _: arg(0, acc))
+    a, w = (operands.beneath_moves(value, lambda v: rounded(b, v), "bf16") for value in node.inputs[:2])
     if node.op == "grouped_matmul":
         return product_again(b, node, [a, w, node.inputs[2]], [], lambda _: arg(0, acc))
     if node.op == "matmul" or len(node.inputs) < 3 or node.inputs[2] is None:

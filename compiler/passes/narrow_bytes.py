@@ -34,6 +34,8 @@ def why_not_bytes(operands: Operands, node: Node) -> str:
     """What keeps a product from running in 8 bits, '' if nothing."""
     if node.op == "grouped_matmul":
         return "the weights of a group of rows are known only as it runs"
+    if node.op == "block_matmul":
+        return "its weights are stored as codes with scales along K"
     if node.op not in ("matmul", "conv"):
         return "no matrix product"
     weights = _weight_side(operands, node)

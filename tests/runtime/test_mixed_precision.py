@@ -168,6 +168,21 @@ def test_what_cannot_run_in_eight_bits_runs_in_what_the_policy_says_else() -> No
     assert row.in_dtype == "float32" and row.reason.startswith("not int8")
 
 
+@pytest.mark.parametrize(("precision", "bound"), [("int8_weights", 0.01), ("int4_weights", 0.12)])
+def test_weights_alone_as_codes(precision: str, bound: float) -> None:
+    module, inputs = model("bert")
+    compiled = runtime.compile(module, inputs, precision=precision)
+    with torch.inference_mode():
+        truth = module(*inputs)[0].numpy()
+    error = np.linalg.norm(outputs(compiled, inputs)[0] - truth) / np.linalg.norm(truth)
+    assert 1e-5 < error < bound
+    graph = load(module, inputs).graph.with_policy(resolve(precision))
+    expected = EmulatedExecutable(lower_graph(graph)).run([x.numpy() for x in inputs])
+    np.testing.assert_array_equal(outputs(compiled, inputs)[0], expected[0])
+    statistics, plain = compiled.statistics(), runtime.compile(module, inputs).statistics()
+    assert statistics is not None and plain is not None and statistics.weight_bytes < plain.weight_bytes
+
+
 def test_float64_stays_float64_and_says_so() -> None:
     layer = torch.nn.Linear(32, 8).double()
     (row, *_) = [
