@@ -18,9 +18,11 @@ from compiler.passes.decompose import decompose
 from compiler.passes.fold import fold
 from compiler.passes.fuse import fuse
 from compiler.passes.lower import lower
+from compiler.passes.narrow import narrow
 from compiler.passes.precision import set_precision
 from compiler.passes.specialize import specialize
 from compiler.passes.verify import verify
+from compiler.policy import Policy
 from compiler.text import format_lowered
 from compiler.types import TensorType
 
@@ -113,6 +115,15 @@ def image() -> Graph:
     return b.finish([b.emit("pool", y, fn="mean", kernel=(2, 2), strides=(2, 2), dilations=(1, 1), pads=(0, 0, 0, 0))])
 
 
+def mixed(precision: str) -> Graph:
+    """Two products under a policy: the second's activation has no other reader, the first's has a residual."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (b.claim_symbol("rows"), 32)))
+    hidden = b.emit("map", b.emit("matmul", x, b.constant(ones(32, 16), "w1")), outputs=(apply("max", X, X * 0.0),))
+    y = b.emit("matmul", hidden, b.constant(ones(16, 32), "w2"))
+    return b.finish([b.emit("map", y, x, outputs=(X + arg(1, F32),))]).with_policy(Policy(precision))
+
+
 CASES = {
     "fold": (size_chain(), fold),
     "dce": (fold(size_chain()), dce),
@@ -123,6 +134,8 @@ CASES = {
     "fuse_norm": (decompose(layer(decomposed=True)), fuse),
     "fuse_attention": (canonicalize(attention()), fuse),
     "fuse_image": (image(), fuse),
+    "narrow_bf16": (fuse(mixed("bf16")), lambda graph: fuse(narrow(graph))),
+    "narrow_int8": (fuse(mixed("int8")), lambda graph: fuse(narrow(graph))),
 }
 
 
