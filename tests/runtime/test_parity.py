@@ -1,14 +1,10 @@
-"""runtime.compare: figures, roles, blame, faults of fused programs, files for bug reports."""
+"""runtime.compare: rows, roles, blame, faults of fused programs."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -18,47 +14,8 @@ from compiler.errors import ModelError, SansuanError
 from models import mlp
 from runtime.parity.candidates import Native
 from runtime.parity.compare import Comparison, compare
-from runtime.parity.metrics import measure
-from runtime.parity.report import Report
 from tests.runtime.parity_faults import planted
 from tests.runtime.parity_models import MODELS, convolutions, model, node, quantized
-
-
-def test_figures_of_floats() -> None:
-    expected = np.array([1.0, -2.0, 4.0, 0.0])
-    found = np.array([1.0, -2.0, 4.0, 0.0], np.float32)
-    found[0] = np.nextafter(np.nextafter(np.float32(1), np.float32(2)), np.float32(2))
-    errors = measure(found, expected)
-    assert errors.max_abs == float(found[0]) - 1
-    assert (errors.ulp, errors.different, errors.nan, errors.inf, errors.misplaced) == (2, 1, 0, 0, 0)
-    assert errors.relative == pytest.approx(errors.max_abs / np.sqrt(21))
-    assert errors.sqnr == pytest.approx(-20 * np.log10(errors.relative))
-    assert errors.cosine == pytest.approx(1)
-    assert measure(np.array([1.0, -1.0], np.float32), np.array([1.0, 1.0])).cosine == pytest.approx(0, abs=1e-15)
-
-
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
-def test_ulps_count_numbers_of_the_results_own_type(dtype: Any) -> None:
-    eps = ml_dtypes.finfo(dtype).eps
-    tiny = ml_dtypes.finfo(dtype).smallest_subnormal
-    assert measure(np.array([1 + 3 * eps], dtype), np.array([1.0])).ulp == 3
-    assert measure(np.array([-tiny], dtype), np.array([float(tiny)])).ulp == 2
-    assert measure(np.array([-0.0], dtype), np.array([0.0])).ulp == 0
-
-
-def test_figures_of_what_is_not_finite() -> None:
-    found = np.array([np.nan, np.inf, -np.inf, 1, np.inf], np.float32)
-    errors = measure(found, np.array([np.nan, np.inf, np.inf, np.nan, 1e300]))  # 1e300 is infinite in float32
-    assert (errors.nan, errors.inf, errors.misplaced, errors.norm) == (1, 3, 2, 0)
-    with pytest.raises(ValueError, match="expected"):
-        measure(found, found[:2])
-
-
-def test_figures_of_integers_and_of_huge_numbers() -> None:
-    errors = measure(np.array([3, 5, 9], np.int8), np.array([3, 7, 9], np.int8))
-    assert (errors.different, errors.max_abs, errors.ulp) == (1, 2, 2)
-    huge = measure(np.array([1e308]), np.array([-1e308]))
-    assert huge.cosine == -1 and huge.scale == 1e308
 
 
 def test_every_node_has_a_row_and_all_candidates_agree() -> None:
@@ -268,52 +225,3 @@ def test_a_model_a_peer_does_not_take() -> None:
         ir_version=9,
     )
     assert compare(made, [np.ones(2, np.float32)], ("native", "onnxruntime")).agrees
-
-
-def diverging(path: Path) -> tuple[Report, Path]:
-    made, draw = MODELS["attention"]()
-    with planted("bf16", "MatMul.wide0"):
-        report = compare(made, draw(1), cache=False)
-    return report, report.save_repro(path / "repro")
-
-
-def test_a_repro_is_a_model_of_the_one_node(tmp_path: Path) -> None:
-    report, path = diverging(tmp_path)
-    made = onnx.load(path)
-    onnx.checker.check_model(made)
-    assert [proto.name for proto in made.graph.node] == ["MatMul.wide0"]
-    assert [tensor.name for tensor in made.graph.initializer] == ["w1"]
-    inputs, expected = (dict(np.load(path.parent / f"{name}.npz")) for name in ("inputs", "expected"))
-    (found,) = onnxruntime.InferenceSession(path).run(None, inputs)
-    assert np.allclose(found, expected["wide0"], rtol=1e-5, atol=1e-5)
-    text = (path.parent / "README.txt").read_text()
-    assert "MatMul.wide0" in text and "relative L2" in text
-    with planted("bf16", "MatMul.wide0"):  # and it shows the fault
-        again = compare(path, inputs, cache=False)
-    assert again.first_divergence is not None and again.first_divergence.node == report.first_divergence.node
-
-
-@pytest.mark.parametrize("exporter", ["onnx", "torch"])
-def test_a_repro_of_a_torch_model(exporter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, inputs = mlp.build(batch=2)
-    if exporter == "torch":
-        monkeypatch.setattr(torch.onnx, "export", lambda *args, **named: (_ for _ in ()).throw(RuntimeError("no")))
-    with planted("constant", "2/linear_1"):
-        report = compare(module, inputs, cache=False)
-    path = report.save_repro(tmp_path)
-    fed, expected = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("inputs", "expected"))
-    if exporter == "onnx":
-        assert path.name == "model.onnx"
-        (found,) = onnxruntime.InferenceSession(path).run(None, fed)
-    else:
-        assert path.name == "model.pt2"
-        found = torch.export.load(path).module()(*map(torch.from_numpy, fed.values())).detach().numpy()
-    assert np.allclose(found, expected["linear_1"], rtol=1e-5, atol=1e-5)
-
-
-def test_a_repro_without_a_divergence_is_of_the_node_nearest_to_its_bound(tmp_path: Path) -> None:
-    made, draw = quantized()
-    report = compare(made, draw(0))
-    path = report.save_repro(tmp_path)
-    ranked = max(report.rows, key=lambda row: row.own["native"].excess)
-    assert [proto.name for proto in onnx.load(path).graph.node] == [ranked.node]
