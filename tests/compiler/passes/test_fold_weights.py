@@ -149,6 +149,18 @@ def test_bytes_that_are_only_converted(kind: type, dtype: DType) -> None:
         check(graph_of(build, dtype))
 
 
+def test_what_follows_becomes_the_epilogue() -> None:
+    array, scale = codes_of(np.int8, K, N), RNG.uniform(0.01, 0.1, (2, N)).astype(np.float32)
+
+    def layer(b: Builder, x: Value) -> Value:
+        product = b.emit("matmul", x, dequantized(b, array, scale, axis=0, block_size=32))
+        return b.emit("relu", b.emit("add", product, b.constant(np.ones(N, np.float32))))
+
+    graph = graph_of(layer)
+    check(graph)
+    assert len(lower_graph(graph).calls) == 1
+
+
 def test_large_parameters_may_be_views() -> None:
     """Which no pass before this one folds."""
     k, n = 4096, 512
