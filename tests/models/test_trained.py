@@ -8,13 +8,10 @@ import pytest
 import torch
 
 import models
-from models import chars, docstrings, sentences
+from models import chars, digits, docstrings, sentences
 
 
 def test_digits_are_learned() -> None:
-    pytest.importorskip("sklearn")
-    from models import digits
-
     model, images, labels = digits.train()
     assert images.shape == (len(labels), 1, 8, 8) and not model.training
     with torch.inference_mode():
@@ -26,9 +23,6 @@ def test_digits_are_learned() -> None:
 
 
 def test_digits_to_train_and_to_test_with_differ() -> None:
-    pytest.importorskip("sklearn")
-    from models import digits
-
     images, labels, test_images, test_labels = digits.data()
     assert (len(images), len(test_images)) == (len(labels), len(test_labels)) == (1200, 597)
     seen = {image.numpy().tobytes() for image in images}
@@ -83,6 +77,11 @@ def test_sentences_are_pairs_of_neighbours() -> None:
     for first, second in pairs:
         assert any(f"{first} {second}" in text for text in texts)
         assert all(6 <= len(sentence.split()) <= 25 for sentence in (first, second))
+
+
+def test_other_sentences_are_others() -> None:
+    others = sentences.others()
+    assert len(others) >= 200 and not set(others) & set(sentences.sentences())
 
 
 def test_neighbours_are_more_alike_than_others() -> None:
