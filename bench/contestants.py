@@ -40,10 +40,10 @@ def sansuan_torch(work: Workload, threads: int) -> Call:
 
 
 def sansuan_calibrated(work: Workload, threads: int) -> Call:
-    """Compiled with what these very inputs tell: ranges known before where one is enough, smoothing, rounding."""
+    """Compiled with what the samples tell: ranges known before where one is enough, smoothing, rounding."""
     import runtime
 
-    return _program(work, threads, work.onnx, runtime.calibrate(work.onnx, [work.arrays]))
+    return _program(work, threads, work.onnx, runtime.calibrate(work.onnx, work.samples))
 
 
 def sansuan_ort_dynamic(work: Workload, threads: int) -> Call:
@@ -89,7 +89,7 @@ def openvino_qdq(work: Workload, threads: int) -> Call:
 
 
 def openvino_nncf(work: Workload, threads: int) -> Call:
-    run = peers.openvino_nncf(work.onnx, threads, [work.feeds])
+    run = peers.openvino_nncf(work.onnx, threads, work.samples)
     return lambda: run(work.feeds)
 
 

@@ -43,6 +43,16 @@ def test_everybody_is_right_or_says_why_not(precision: str) -> None:
     )
 
 
+def test_nobody_calibrates_with_what_is_measured() -> None:
+    work = load("mlp", precision="int8")
+    for sample in work.samples:
+        for name, array in work.feeds.items():
+            assert array.shape == sample[name].shape and not np.array_equal(array, sample[name])
+            assert np.array_equal(np.sort(array), np.sort(sample[name]))
+    error, right = work.check(CONTESTANTS["int8"]["sansuan-calibrated"].build(work, 1)())
+    assert right and error > 1e-3, "8 bits cannot be nearer"
+
+
 @pytest.mark.parametrize(("precision", "lower"), [("fp64", "fp32"), ("fp32", "bf16")])
 def test_a_lower_precision_is_wrong(precision: str, lower: str) -> None:
     for name in ("torch", "sansuan"):
