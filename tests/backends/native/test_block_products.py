@@ -12,18 +12,24 @@ import pytest
 
 from backends.native import gemm
 from backends.native.blocking import Blocking
+from backends.native.executable import Executable
 from backends.native.target import host
 from backends.native.units import MatrixUnit
+from backends.reference.emulator import EmulatedExecutable
 from compiler import dtypes
+from compiler.builder import Builder
 from compiler.dims import symbol
 from compiler.dtypes import DType
-from compiler.expr import arg
+from compiler.expr import arg, cast
 from compiler.kernels import UNIT, GemmSpec, KernelCall
 from compiler.ops.core_blocks import CODES, dequantized
+from compiler.pipeline import lower_graph
+from compiler.types import TensorType
 from tests.backends.native import harness
 from tests.backends.native.forced import FAMILIES, defined, draw, finished, name_of, use
 from tests.backends.native.harness import assert_same
 from tests.backends.native.pages import at_page_end, at_page_start
+from tests.backends.native.test_samples import Settings, same_bits
 
 UNITS = [unit for unit in FAMILIES if unit.a.is_float and unit.a.bits <= 32]
 WIDEST = [unit for unit in UNITS if unit.isa != "generic"]
@@ -192,3 +198,25 @@ def test_code_knows_the_sizes_it_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     use(monkeypatch, WIDEST[0])
     for m in (1, 3, 12):
         check(WIDEST[0], 4, (m, 100, 64), 32, known=True)
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16, dtypes.float16])
+def test_programs_give_the_emulated_bits(dtype: DType) -> None:
+    """Batches that are rows, ones that are not, and what follows in the epilogue."""
+    for codes, zeros, group in ((dtypes.int4, None, 16), (dtypes.uint8, dtypes.uint8, 37)):
+        b = Builder()
+        x = b.input("x", TensorType(dtype, (symbol("batch"), 3, 37)))
+        given = [b.constant(array) for array in coded(37, 70, group, codes, zeros)]
+        product = b.emit("block_matmul", x, *given, group=group)
+        turned = b.emit("transpose", x, perm=(1, 0, 2))
+        bias = b.constant(draw((70,), dtype))
+        value = cast(cast(arg(0, dtype), dtypes.float32) + cast(arg(1, dtype), dtypes.float32), dtype)
+        others = b.emit("map", b.emit("block_matmul", turned, *given, group=group), bias, outputs=(value,))
+        lowered = lower_graph(b.finish([product, others]))
+        assert sum(getattr(call.spec, "codes", None) == codes for call in lowered.calls) == 2  # type: ignore[union-attr]
+        executable = Executable(lowered, host(), Settings())
+        for batch in (1, 2, 5):
+            array = draw((batch * 3, 37), dtype).copy().reshape(batch, 3, 37)
+            found = executable.run([array])
+            for got, want in zip(found, EmulatedExecutable(lowered, "emulate").run([array]), strict=True):
+                assert same_bits(got, want)
