@@ -12,21 +12,18 @@ from backends.native import target as targets
 from compiler.errors import SansuanError
 from compiler.policy import Calibrated, Policy
 from compiler.quantization import symmetric
-from runtime.activation_range import METHODS, Histogram, quantized, quantized_rows, squared_error
+from runtime.activation_range import METHODS, Histogram, squared_error
 from runtime.activations import Observed, Observer, each_call
 from runtime.api import build
 from runtime.importing import Imported, load
 from runtime.options import Options
-from runtime.weight_rounding import compensated
+from runtime.trial import TINY, Trial, smoothing
 
 ROWS = 512  # of every activation, kept to try a product on
 # Where each row's own range makes this much less error than one range for all, rows take their own as they come: that
 # is a pass over the activation, which one range needs not.
 WORTH_A_PASS = 1.2
-# Smoothing moves what outlying channels span into the weights: a channel is divided by its greatest magnitude to this
-# power, and by that of its weights to one less this power (Xiao et al. 2023, SmoothQuant, arXiv:2211.10438).
-STRENGTHS = (0.25, 0.5, 0.75)
-_TINY = 1e-12
+STRENGTHS = (0.25, 0.5, 0.75)  # of smoothing, tried for every matrix product
 
 
 def calibrate(
@@ -113,7 +110,7 @@ class Calibration:
         rows = np.concatenate(seen.rows)
         trials = [Trial(product, rows, None, self._method(seen.histogram))]
         for strength in STRENGTHS:
-            factors = _factors(seen.channels, trials[0].weights, strength)
+            factors = smoothing(seen.channels, trials[0].weights, strength)
             trials.append(Trial(product, rows, factors, self._smoothed_range(seen.channels / factors, rows / factors)))
         one_range = min(trials, key=lambda trial: trial.error(True))
         own_ranges = min(trials, key=lambda trial: trial.error(False))
@@ -131,54 +128,12 @@ class Calibration:
         return self._method(seen)
 
 
-class Trial:
-    """Rows [n, K] of an activation times weights [K, N], quantized with smoothing factors [K] and a range."""
-
-    def __init__(
-        self, product: Observed, rows: np.ndarray, factors: np.ndarray | None, ends: tuple[float, float]
-    ) -> None:
-        weights = product.weights if product.summed == -1 else product.weights.T
-        self._product, self._ends, self._factors = product, ends, factors
-        self._truth = rows @ weights
-        self.weights = weights if factors is None else weights * factors[:, None]
-        self._rows = rows if factors is None else rows / factors
-        self._nearest, self._scales = symmetric(self.weights, (0,))
-
-    def error(self, static: bool) -> float:
-        """The relative error (L2) with the nearest codes: in the one range, or in each row's own."""
-        return self._relative(self._activation(static) @ (self._nearest * self._scales))
-
-    def settled(self, static: bool) -> tuple[Calibrated, float]:
-        """How the product runs then, its weights rounded so that errors make up for one another, and the error left."""
-        activation = self._activation(static)
-        codes = compensated(self.weights, self._scales, activation)
-        found = activation @ (codes * self._scales)
-        correction = (found - self._truth).mean(axis=0).astype(np.float32)
-        low, high = self._ends if static else (None, None)
-        shaped = codes if self._product.summed == -1 else np.ascontiguousarray(codes.T)
-        return Calibrated(low, high, self._factors, shaped, correction), self._relative(found - correction)
-
-    def _activation(self, static: bool) -> np.ndarray:
-        found = quantized(self._rows, *self._ends) if static else quantized_rows(self._rows)
-        return found.astype(np.float32)
-
-    def _relative(self, found: np.ndarray) -> float:
-        return float(np.linalg.norm(found - self._truth) / max(float(np.linalg.norm(self._truth)), _TINY))
-
-
-def _factors(channels: np.ndarray, weights: np.ndarray, strength: float) -> np.ndarray:
-    """Smoothing factors [K], their geometric mean 1."""
-    greatest = np.abs(weights).max(axis=1)
-    factors = np.maximum(channels, _TINY) ** strength / np.maximum(greatest, _TINY) ** (1 - strength)
-    return (factors / np.exp(np.log(factors).mean())).astype(np.float32)
-
-
 def _independent_error(product: Observed, seen: Histogram, ends: tuple[float, float]) -> float:
     """The relative error of a product whose operands' errors are independent of each other."""
     weights = product.weights
     axes = tuple(range(1, weights.ndim)) if not product.is_matmul else (-3 - product.summed,)
     codes, scales = symmetric(weights, axes)
-    of_weights = np.sum((codes * scales - weights) ** 2) / max(float(np.sum(weights**2)), _TINY)
+    of_weights = np.sum((codes * scales - weights) ** 2) / max(float(np.sum(weights**2)), TINY)
     power = float(np.sum(seen.counts * seen.centres**2))
-    of_activation = squared_error(seen, *ends) / max(power, _TINY)
+    of_activation = squared_error(seen, *ends) / max(power, TINY)
     return float(np.sqrt(of_weights + of_activation))
