@@ -19,11 +19,11 @@ from runtime.importing import Imported, load
 from runtime.options import Options
 from runtime.trial import TINY, Trial, smoothing
 
-ROWS = 512  # of every activation, kept to try a product on
+ROWS = 2048  # of every activation, kept to try a product on
 # Where each row's own range makes this much less error than one range for all, rows take their own as they come: that
 # is a pass over the activation, which one range needs not.
 WORTH_A_PASS = 1.2
-STRENGTHS = (0.25, 0.5, 0.75)  # of smoothing, tried for every matrix product
+STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.75)  # of smoothing, tried for every matrix product
 
 
 def calibrate(

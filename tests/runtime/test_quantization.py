@@ -66,6 +66,19 @@ def test_smoothing_and_rounding_help() -> None:
     assert error(policy("minmax")) < error("int8")
 
 
+def test_channels_silent_in_few_data_do_not_spoil_what_comes() -> None:
+    torch.manual_seed(11)
+    net = torch.nn.Sequential(torch.nn.Linear(24, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+    with torch.no_grad():
+        net[0].bias[:20] -= 1.5  # seldom above 0
+    found = runtime.calibrate(net, [(torch.randn(1, 24),) for _ in range(12)])
+    x = torch.randn(300, 24)
+    with torch.inference_mode():
+        truth = net(x).numpy()
+    (result,) = runtime.compile(net, (x,), precision=found).results([x.numpy()])
+    assert np.linalg.norm(result - truth) / np.linalg.norm(truth) < 0.05
+
+
 def test_a_method_that_is_none_and_no_data_are_refused() -> None:
     with pytest.raises(runtime.SansuanError, match="expected one of minmax, percentile, mse"):
         runtime.calibrate(Net(), data(), "median")
