@@ -17,13 +17,13 @@ from runtime.activations import Observed, Observer, each_call
 from runtime.api import build
 from runtime.importing import Imported, load
 from runtime.options import Options
-from runtime.trial import TINY, Trial, smoothing
+from runtime.trial import TINY, Trial
 
 ROWS = 2048  # of every activation, kept to try a product on
 # Where each row's own range makes this much less error than one range for all, rows take their own as they come: that
 # is a pass over the activation, which one range needs not.
 WORTH_A_PASS = 1.2
-STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.75)  # of smoothing, tried for every matrix product
+STRENGTHS = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75)  # of smoothing, tried for every matrix product; 0: none
 
 
 def calibrate(
@@ -108,24 +108,33 @@ class Calibration:
             ends = self._method(seen.histogram)
             return Calibrated(*ends), _independent_error(product, seen.histogram, ends)
         rows = np.concatenate(seen.rows)
-        trials = [Trial(product, rows, None, self._method(seen.histogram))]
+        fit, held = (rows[::2], rows[1::2]) if len(rows) > 1 else (rows, rows)
+        errors = {
+            True: dict[float, float](),
+            False: dict[float, float](),
+        }  # of strengths, in one range and in each row's
         for strength in STRENGTHS:
-            factors = smoothing(seen.channels, trials[0].weights, strength)
-            trials.append(Trial(product, rows, factors, self._smoothed_range(seen.channels / factors, rows / factors)))
-        one_range = min(trials, key=lambda trial: trial.error(True))
-        own_ranges = min(trials, key=lambda trial: trial.error(False))
-        static = one_range.error(True) <= WORTH_A_PASS * own_ranges.error(False)
-        return (one_range if static else own_ranges).settled(static)
+            trial = self._trial(product, fit, np.abs(fit).max(axis=0), strength)
+            for static, found in errors.items():
+                found[strength] = trial.error(held, static)
+        one_range, own_ranges = (min(found, key=lambda strength: found[strength]) for found in errors.values())
+        static = errors[True][one_range] <= WORTH_A_PASS * errors[False][own_ranges]
+        trial = self._trial(product, rows, seen.channels, one_range if static else own_ranges)
+        if static and trial.factors is None:
+            trial.ends = self._method(seen.histogram)  # of all rows
+        return trial.settled(static)
 
-    def _smoothed_range(self, channels: np.ndarray, rows: np.ndarray) -> tuple[float, float]:
-        """The range of an activation divided by smoothing factors. channels: the greatest magnitudes of all that was
-        seen; rows: some of it."""
+    def _trial(self, product: Observed, rows: np.ndarray, channels: np.ndarray, strength: float) -> Trial:
+        """A product smoothed so much (0: not at all), its range that of the rows. channels: the greatest magnitudes of
+        all that was seen of each."""
+        trial = Trial(product, rows, channels, strength)
         seen = Histogram()
-        seen.add(rows)
+        seen.add(trial.rows)
+        trial.ends = self._method(seen)
         if self._method is METHODS["minmax"]:
-            greatest = float(channels.max())
-            return (-greatest if seen.low < 0 else 0.0), (greatest if seen.high > 0 else 0.0)
-        return self._method(seen)
+            greatest = float(channels.max() if trial.factors is None else (channels / trial.factors).max())
+            trial.ends = (-greatest if seen.low < 0 else 0.0), (greatest if seen.high > 0 else 0.0)
+        return trial
 
 
 def _independent_error(product: Observed, seen: Histogram, ends: tuple[float, float]) -> float:

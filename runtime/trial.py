@@ -18,26 +18,28 @@ FLOOR = 1 / 8
 
 
 class Trial:
-    """Rows [n, K] of an activation times weights [K, N], with smoothing factors [K] (None: without) and a range."""
+    """Rows [n, K] of an activation times weights [K, N], smoothed by so much (0: not at all) in view of the greatest
+    magnitudes [K] of the activation's channels. `ends`: the one range of static quantization, to be set."""
 
-    def __init__(
-        self, product: Observed, rows: np.ndarray, factors: np.ndarray | None, ends: tuple[float, float]
-    ) -> None:
-        weights = product.weights if product.summed == -1 else product.weights.T
-        self._product, self._ends, self._factors = product, ends, factors
-        self._truth = rows @ weights
-        self.weights = weights if factors is None else weights * factors[:, None]
-        self._rows = rows if factors is None else rows / factors
-        self._nearest, self._scales = symmetric(self.weights, (0,))
+    def __init__(self, product: Observed, rows: np.ndarray, channels: np.ndarray, strength: float) -> None:
+        self._product = product
+        self._given = product.weights if product.summed == -1 else product.weights.T
+        self.factors = smoothing(channels, self._given, strength) if strength else None
+        self.rows = self._smoothed(rows)
+        self._truth = rows @ self._given
+        self._weights = self._given if self.factors is None else self._given * self.factors[:, None]
+        self._nearest, self._scales = symmetric(self._weights, (0,))
+        self.ends = (0.0, 0.0)
 
-    def error(self, static: bool) -> float:
-        """The relative error (L2) with the nearest codes: in the one range, or in each row's own."""
-        return _relative(self._activation(static) @ (self._nearest * self._scales), self._truth)
+    def error(self, rows: np.ndarray, static: bool) -> float:
+        """The relative error (L2) of other rows with the nearest codes: in the one range, or in each row's own."""
+        found = self._quantized(self._smoothed(rows), static) @ (self._nearest * self._scales)
+        return _relative(found, rows @ self._given)
 
     def settled(self, static: bool) -> tuple[Calibrated, float]:
         """How the product runs then, and the error left. Codes that make up for one another, and a correction by the
         mean error, are fitted to every other row, and taken where they help on the rest."""
-        activation, truth = self._activation(static), self._truth
+        activation, truth = self._quantized(self.rows, static), self._truth
         fit, held = (np.s_[::2], np.s_[1::2]) if len(truth) > 1 else (np.s_[:], np.s_[:])
         fitted = {False: self._nearest, True: self._compensated(activation[fit])}
         ways: dict[tuple[bool, bool], float] = {}
@@ -49,17 +51,19 @@ class Trial:
         codes = self._compensated(activation) if together else self._nearest
         found = activation @ (codes * self._scales)
         correction = (found - truth).mean(axis=0).astype(np.float32) if corrected else None
-        low, high = self._ends if static else (None, None)
+        low, high = self.ends if static else (None, None)
         shaped = codes if self._product.summed == -1 else np.ascontiguousarray(codes.T)
-        calibrated = Calibrated(low, high, self._factors, shaped if together else None, correction)
+        calibrated = Calibrated(low, high, self.factors, shaped if together else None, correction)
         return calibrated, ways[together, corrected]
 
-    def _compensated(self, activation: np.ndarray) -> np.ndarray:
-        return compensated(self.weights, self._scales, activation)
+    def _smoothed(self, rows: np.ndarray) -> np.ndarray:
+        return rows if self.factors is None else rows / self.factors
 
-    def _activation(self, static: bool) -> np.ndarray:
-        found = quantized(self._rows, *self._ends) if static else quantized_rows(self._rows)
-        return found.astype(np.float32)
+    def _compensated(self, activation: np.ndarray) -> np.ndarray:
+        return compensated(self._weights, self._scales, activation)
+
+    def _quantized(self, rows: np.ndarray, static: bool) -> np.ndarray:
+        return (quantized(rows, *self.ends) if static else quantized_rows(rows)).astype(np.float32)
 
 
 def smoothing(channels: np.ndarray, weights: np.ndarray, strength: float) -> np.ndarray:
