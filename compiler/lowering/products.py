@@ -242,7 +242,10 @@ def without_axis(view: View, axis: int) -> View:
 def lower_attention(node: Node, low: Lowering) -> None:
     """Fused attention; q, k and v must be contiguous along the head, else they are copied."""
     acc = accumulator(node.output.type.dtype)
-    q, k, v = (computed(low, low.with_unit_axis(low.view(value), -1), acc) for value in node.inputs[:3])
+    given = [low.with_unit_axis(low.view(value), -1) for value in node.inputs[:3]]
+    if any(view.dtype != acc for view in given):
+        low.remark(f"its operands are widened to {acc} first")
+    q, k, v = (computed(low, view, acc) for view in given)
     # Results lie as the queries do: heads split from [B, L, H*E] are joined again without a copy.
     rank = len(q.shape)
     order = [*(a for a in views.memory_order(q) if a != rank - 1), rank - 1]

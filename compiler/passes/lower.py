@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from compiler import dims, dtypes, kernels, views
+from compiler import dims, dtypes, views
 from compiler.dims import Size
 from compiler.expr import Expr, arg, cast
 from compiler.ir import Graph, Node, Value
@@ -21,11 +21,10 @@ from compiler.kernels import Buffer, HostCall, KernelCall, Lowered, MoveSpec, Sp
 from compiler.lowering import late
 from compiler.lowering.axes import collapse
 from compiler.lowering.convolution import pack_groups
+from compiler.lowering.hosts import host_reason, of_strings
 from compiler.lowering.maps import emit_map
 from compiler.op import lookup
 from compiler.types import TensorType
-
-_COMPUTING = frozenset({"map", "reduce", "matmul", "grouped_matmul", "conv", "pool", "attention", "top_k"})
 
 
 def lower(graph: Graph) -> Lowered:
@@ -48,6 +47,7 @@ class Lowering:
         self.calls: list[KernelCall | HostCall] = []
         self.late = late.LateValues(graph)
         self._results = {value.name for value in graph.outputs}
+        self._remarks = dict(graph.remarks)
         self._copies: dict[tuple[View, tuple[int, ...]], View] = {}
         self._where: tuple[str, ...] = ()
         self._count = 0
@@ -60,7 +60,7 @@ class Lowering:
         entry = lookup(node.op)
         before = len(self.late.nodes)
         claimed = self.late.claims(node)
-        reason = entry.host_reason if entry.lower is None or claimed else self._host_reason(node)
+        reason = entry.host_reason if entry.lower is None or claimed else host_reason(node, self.late)
         if len(self.late.nodes) > before:  # the plan reads its constants from the weights
             for operand in node.inputs:
                 if operand is not None and operand.name in self.graph.constants:
@@ -75,6 +75,11 @@ class Lowering:
             entry.lower(node, self)
         else:
             self._host(node, reason or f"no kernel serves {node.op}")
+
+    def remark(self, text: str) -> None:
+        """Let the ledger say something about the node being lowered, beside what runs it."""
+        for name in self._where[:1]:
+            self._remarks[name] = "; ".join(filter(None, (self._remarks.get(name), text)))
 
     # Where values live.
 
@@ -223,17 +228,6 @@ class Lowering:
         split = self.reshaped(view, shape)
         return self.dense(views.transpose(split, [0, *range(3, rank + 1), 2, 1]))
 
-    def _host_reason(self, node: Node) -> str:
-        """Why a core op must run as a Host step after all; '' where a kernel serves it."""
-        if any(value.name and _of_strings(value) for value in node.outputs):
-            return "strings never reach a kernel"  # a move of bytes would not count references
-        if node.op in _COMPUTING:
-            for value in (*node.inputs, *node.outputs):
-                dtype = getattr(value.type, "dtype", None) if value is not None else None
-                if dtype is not None and not kernels.computes(dtype):
-                    return f"kernels do not compute on {dtype}"
-        return self.late.host_reason(node)
-
     def _host(self, node: Node, reason: str) -> None:
         reads = tuple(self.view(v) if v is not None else None for v in node.inputs)
         for value in node.outputs:
@@ -279,7 +273,7 @@ class Lowering:
         taken: set[str] = set()
         for value in self.graph.outputs:
             view = self.view(value)
-            if not isinstance(value.type, TensorType) or value.type.shape is None or _of_strings(value):
+            if not isinstance(value.type, TensorType) or value.type.shape is None or of_strings(value):
                 outputs.append((value, view))  # not of a kernel: the run gives out what is there
                 continue
             buffer = self.buffers[view.buffer]
@@ -304,12 +298,8 @@ class Lowering:
             guards=graph.guards,
             imported=graph.imported,
             notes=graph.notes,
-            remarks=graph.remarks,
+            remarks=self._remarks,
         )
-
-
-def _of_strings(value: Value) -> bool:
-    return isinstance(value.type, TensorType) and value.type.dtype == dtypes.string
 
 
 def _covers(view: View, buffer: Buffer) -> bool:
