@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Product:
         lowered = lower_graph(self.graph.with_policy(Policy(precision)))
         executable = Executable(lowered, host(), Options.resolve(threads))
         rng = np.random.default_rng(0)
-        shapes = [value.type.shape for value in self.graph.inputs]  # type: ignore[union-attr]
+        shapes: list[Any] = [value.type.shape for value in self.graph.inputs]  # type: ignore[union-attr]
         arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
         return lambda: executable.run(arrays), "; ".join(lowered.remarks.values())
 

@@ -30,6 +30,7 @@ class Config:
 CONFIGS = {
     "base": Config(layers=12, hidden=768, heads=12, intermediate=3072),
     "minilm": Config(layers=6, hidden=384, heads=12, intermediate=1536),
+    "small": Config(layers=2, hidden=96, heads=4, intermediate=192, vocabulary=101, positions=128),
     "tiny": Config(layers=2, hidden=32, heads=4, intermediate=64, vocabulary=101, positions=128),
 }
 

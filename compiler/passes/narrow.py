@@ -27,8 +27,12 @@ _STAYS = {
     "recurrence": "the product that a recurrent layer carries from step to step stays as written",
 }
 _NARROWED = frozenset({dtypes.float32, dtypes.float16})
-# With fewer products an element of the result, converting the operands takes longer than the products save.
+# With fewer products an element of the result, converting the operands takes longer than the products save
+# (bench/narrow_nodes.py: 0.6 to 1.0 of the time in FP32 at 16, 0.9 to 1.2 at 8).
 LEAST_DEPTH = 16
+# With fewer weights, finding the range of a row takes longer than its products save: 64 x 64 weights take as long in
+# 8 bits as in FP32, 16 x 64 2.6 times as long, 512 x 16 0.7.
+LEAST_WEIGHTS = 8192
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def _narrowed(b: Builder, operands: Operands, policy: Policy, site: Site, node: 
             b.remark(site.name, f"not {precision}: float64 stays float64")
         return None
     for fallback in (policy.otherwise, "fp32"):
-        against = _against(operands, node, precision, policy.group)
+        against = _against(operands, policy, site.key, node, precision)
         if against:
             why = f"not {precision}: {against}"
             precision = fallback
@@ -105,20 +109,32 @@ def _narrowed(b: Builder, operands: Operands, policy: Policy, site: Site, node: 
     return None
 
 
-def _against(operands: Operands, node: Node, precision: str, group: int) -> str:
+def _against(operands: Operands, policy: Policy, key: str, node: Node, precision: str) -> str:
     """Why a product cannot, or should not, run in a precision; '' if nothing speaks against it."""
     if precision == "fp32":
         return ""
     if node.op in _STAYS:
         return _STAYS[node.op]
+    if precision in BITS:
+        return why_not_codes(operands, node, policy.group)
     depth = _depth(node)
     if node.op == "conv" and node.attrs["group"] > 1 and node.inputs[1].type.shape[1] == 1:
         return "a depthwise convolution is no matrix product"
     if isinstance(depth, int) and depth < LEAST_DEPTH:
         return f"sums of {depth} products gain less than converting their operands costs"
-    if precision in BITS:
-        return why_not_codes(operands, node, group)
-    return why_not_bytes(operands, node) if precision == "int8" else ""
+    if precision != "int8":
+        return ""
+    return why_not_bytes(operands, node) or ("" if key in policy.calibrated else _too_few(operands, node))
+
+
+def _too_few(operands: Operands, node: Node) -> str:
+    """Whether rows are multiplied by too few weights to be worth finding their ranges."""
+    weights = operands.constant(node.inputs[1]) if node.op == "matmul" else None
+    weights = operands.constant(node.inputs[0]) if node.op == "matmul" and weights is None else weights
+    if weights is None or weights.shape[-2] * weights.shape[-1] >= LEAST_WEIGHTS:
+        return ""
+    k, n = weights.shape[-2:]
+    return f"with {k} x {n} weights a row's products gain less than finding its range costs"
 
 
 def _depth(node: Node) -> object:

@@ -39,7 +39,7 @@ def forced(precision: str) -> list[str]:
 def model(name: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
     """A BERT layer pair, and a small ResNet with its residual blocks."""
     if name == "bert":
-        return bert.build("tiny", batch=3, seq=9)
+        return bert.build("small", batch=3, seq=9)
     return resnet.build((1, 1), width=16, classes=10, size=32, batch=3)
 
 
@@ -130,7 +130,7 @@ def test_the_ledger_tells_what_runs_in_what(name: str, precision: str, dtype: st
     for row in products:
         narrow = any(word in row.kernel for word in (f"gemm_{dtype}", "gemm_uint8_int8", "gemm_int8_int8"))
         assert narrow or "not " in row.reason, row
-        assert row.op == "aten.scaled_dot_product_attention" or narrow or "sums of" in row.reason, row
+        assert row.op == "aten.scaled_dot_product_attention" or narrow or "gain less" in row.reason, row
     assert any(f"gemm_{dtype}" in row.kernel or "gemm_uint8" in row.kernel for row in products)
 
 
@@ -184,7 +184,7 @@ def test_weights_alone_as_codes(precision: str, bound: float) -> None:
 
 
 def test_float64_stays_float64_and_says_so() -> None:
-    layer = torch.nn.Linear(32, 8).double()
+    layer = torch.nn.Linear(32, 256).double()
     (row, *_) = [
         r for r in runtime.compile(layer, (torch.randn(4, 32).double(),), precision="bf16").ledger() if r.kernel
     ]
@@ -192,7 +192,7 @@ def test_float64_stays_float64_and_says_so() -> None:
 
 
 def test_a_row_that_is_not_finite_shows_in_its_own_result_only() -> None:
-    layer = torch.nn.Linear(32, 8)
+    layer = torch.nn.Linear(32, 256)
     compiled = runtime.compile(layer, (torch.randn(4, 32),), precision="int8")
     x = torch.randn(4, 32)
     clean = compiled(x).numpy()
@@ -203,7 +203,7 @@ def test_a_row_that_is_not_finite_shows_in_its_own_result_only() -> None:
 
 
 def test_rows_of_zeros_and_of_one_sign() -> None:
-    layer = torch.nn.Linear(32, 8)
+    layer = torch.nn.Linear(32, 256)
     compiled = runtime.compile(layer, (torch.randn(3, 32),), precision="int8")
     x = torch.stack([torch.zeros(32), torch.rand(32), -torch.rand(32)])
     with torch.inference_mode():

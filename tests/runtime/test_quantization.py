@@ -24,7 +24,7 @@ class Net(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.first, self.second = torch.nn.Linear(24, 32), torch.nn.Linear(32, 8)
+        self.first, self.second = torch.nn.Linear(24, 384), torch.nn.Linear(384, 32)
         with torch.no_grad():
             self.first.weight[:3] *= 60
 

@@ -118,9 +118,9 @@ def image() -> Graph:
 def mixed(precision: str) -> Graph:
     """Two products under a policy: the second's activation has no other reader, the first's has a residual."""
     b = Builder()
-    x = b.input("x", TensorType(F32, (b.claim_symbol("rows"), 32)))
-    hidden = b.emit("map", b.emit("matmul", x, b.constant(ones(32, 16), "w1")), outputs=(apply("max", X, X * 0.0),))
-    y = b.emit("matmul", hidden, b.constant(ones(16, 32), "w2"))
+    x = b.input("x", TensorType(F32, (b.claim_symbol("rows"), 128)))
+    hidden = b.emit("map", b.emit("matmul", x, b.constant(ones(128, 64), "w1")), outputs=(apply("max", X, X * 0.0),))
+    y = b.emit("matmul", hidden, b.constant(ones(64, 128), "w2"))
     return b.finish([b.emit("map", y, x, outputs=(X + arg(1, F32),))]).with_policy(Policy(precision))
 
 
