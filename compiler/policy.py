@@ -73,11 +73,6 @@ class Calibrated:
         if self.low is None or self.high is None or not -np.inf < self.low <= self.high < np.inf:
             raise SansuanError(f"range [{self.low}, {self.high}]: expected two finite ends in order, or neither")
 
-    @property
-    def is_static(self) -> bool:
-        """Whether the activation's range is known before it comes."""
-        return self.low is not None
-
 
 @dataclass(frozen=True, eq=False)
 class Policy:

@@ -36,12 +36,8 @@ class Observed:
         return self.site.node.op == "matmul"
 
 
-def observable(graph: Graph) -> list[Observed]:
-    """The products of an imported graph that can run in 8 bits, in order; `graph` must have no policy."""
-    return _observable(optimize(graph))
-
-
 def _observable(fused: Graph) -> list[Observed]:
+    """The products of a fused graph that can run in 8 bits, in order."""
     operands = Operands(Builder(fused))
     operands.builder.nodes.extend(fused.nodes)
     found = []

@@ -42,8 +42,10 @@ class Operands:
 
     def constant(self, value: Value | None) -> np.ndarray | None:
         """The contents of a constant, seen through moves; None for what is computed."""
-        if value is None or value.name in self.builder.constants:
-            return self.builder.constants[value.name] if value is not None else None
+        if value is None:
+            return None
+        if value.name in self.builder.constants:
+            return self.builder.constants[value.name]
         node = self.mover(value)
         inner = self.constant(node.inputs[0]) if node is not None else None
         if node is None or inner is None:
