@@ -1,4 +1,4 @@
-"""Narrow: products of float32 and float16 run in the precision the graph's policy asks for.
+"""Narrow: products of floats of 32 and 16 bits run in the precision the graph's policy asks for.
 
 It runs on fused graphs, where attention and recurrent layers are nodes of their own and products own their epilogues;
 the casts and quantizing maps it adds are fused afterwards with what makes their operands. What a product does not run
@@ -26,7 +26,7 @@ _STAYS = {
     "attention": "softmax and the products around it stay as written",
     "recurrence": "the product that a recurrent layer carries from step to step stays as written",
 }
-_NARROWED = frozenset({dtypes.float32, dtypes.float16})
+_NARROWED = frozenset({dtypes.float32, dtypes.float16, dtypes.bfloat16})
 # With fewer products an element of the result, converting the operands takes longer than the products save
 # (bench/narrow_nodes.py: 0.6 to 1.0 of the time in FP32 at 16, 0.9 to 1.2 at 8).
 LEAST_DEPTH = 16
@@ -100,7 +100,7 @@ def _narrowed(b: Builder, operands: Operands, policy: Policy, site: Site, node: 
     if why:
         b.remark(site.name, why)
     with b.at(*node.where):
-        if precision == "bf16":
+        if precision == "bf16" and written != dtypes.bfloat16:
             return in_bfloat16(b, operands, node)
         if precision == "int8":
             return in_bytes(b, operands, node, policy.calibrated.get(site.key, Calibrated()))
@@ -111,7 +111,7 @@ def _narrowed(b: Builder, operands: Operands, policy: Policy, site: Site, node: 
 
 def _against(operands: Operands, policy: Policy, key: str, node: Node, precision: str) -> str:
     """Why a product cannot, or should not, run in a precision; '' if nothing speaks against it."""
-    if precision == "fp32":
+    if precision == "fp32" or (precision == "bf16" and node.inputs[0].type.dtype == dtypes.bfloat16):
         return ""
     if node.op in _STAYS:
         return _STAYS[node.op]

@@ -183,12 +183,53 @@ def test_weights_alone_as_codes(precision: str, bound: float) -> None:
     assert statistics is not None and plain is not None and statistics.weight_bytes < plain.weight_bytes
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", "bfloat16"), ("int8", "uint8"), ("int4_weights", None)])
+def test_models_of_16_bits_under_a_policy(dtype: torch.dtype, precision: str, expected: str | None) -> None:
+    layer, x = torch.nn.Linear(64, 256).to(dtype), torch.randn(5, 64).to(dtype)
+    compiled = runtime.compile(layer, (x,), precision=precision)
+    found = compiled(x)
+    row = next(row for row in compiled.ledger() if "linear" in row.op)
+    assert row.in_dtype == (expected or str(dtype).removeprefix("torch.")) and row.acc_dtype in ("float32", "int32")
+    with torch.inference_mode():
+        truth = layer.float()(x.float())
+    assert found.dtype == dtype and (found.float() - truth).norm() / truth.norm() < 0.12
+
+
 def test_float64_stays_float64_and_says_so() -> None:
     layer = torch.nn.Linear(32, 256).double()
     (row, *_) = [
         r for r in runtime.compile(layer, (torch.randn(4, 32).double(),), precision="bf16").ledger() if r.kernel
     ]
     assert row.in_dtype == "float64" and "float64 stays float64" in row.reason
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int4_weights"])
+def test_new_weights_are_quantized_anew(precision: str) -> None:
+    layer, x = torch.nn.Linear(64, 256), torch.randn(5, 64)
+    compiled = runtime.compile(layer, (x,), precision=precision)
+    before = compiled(x).numpy()
+    with torch.no_grad():
+        layer.weight.mul_(-3.0).add_(0.01)
+    compiled.refresh()
+    fresh = runtime.compile(layer, (x,), precision=precision)
+    np.testing.assert_array_equal(compiled(x).numpy(), fresh(x).numpy())
+    assert not np.array_equal(compiled(x).numpy(), before)
+
+
+def test_bodies_of_control_flow_follow_the_policy() -> None:
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(128, 128)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cond(x.sum() > 0, lambda y: self.layer(y) + 1, lambda y: self.layer(y) - 1, (x,))
+
+    x = torch.rand(4, 128)
+    compiled = runtime.compile(Twice(), (x,), precision="int8")
+    compiled(x)
+    assert any("gemm_uint8_int8" in row.kernel for row in compiled.ledger())
 
 
 def test_a_row_that_is_not_finite_shows_in_its_own_result_only() -> None:
