@@ -35,6 +35,7 @@ ISA_PLACES = (
     "backends/native/units/",
     "backends/native/target.py",
     "tests/backends/native/",
+    "tests/emulation/",
     "tests/test_repository.py",
 )
 
