@@ -66,4 +66,7 @@ void amx_multiply_floats(struct tiles *tiles, int c, int a, int b, int half);
 /* The same for bytes, four to a 32-bit element; each factor is signed or not. Sums wrap. */
 void amx_multiply_bytes(struct tiles *tiles, int c, int a, int b, int signed_a, int signed_b);
 
+/* Have products take the way of machines without FMA, so that both ways can be tested on one machine. */
+void amx_portable(int on);
+
 #endif

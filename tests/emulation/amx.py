@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 HOME = Path(__file__).parents[2]
-SOURCES = tuple(sorted(Path(__file__).parent.glob("*.[ch]")))
+SOURCES = tuple(sorted(Path(__file__).parent.glob("amx*.[ch]")))
 BUILD = HOME / "build" / "emulation"
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-Werror", "-shared", "-fPIC")
 REQUIRED = "SANSUAN_REQUIRE_EMULATION"  # set to 1, a missing compiler fails the tests that need one
@@ -45,6 +45,10 @@ class Event:
     writes: bool
 
 
+class MissingCompiler(RuntimeError):
+    """There is nothing to compile the emulator with."""
+
+
 def _compiler() -> str | None:
     return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
 
@@ -53,11 +57,11 @@ def _compiler() -> str | None:
 def library() -> ctypes.CDLL:
     """The emulator, compiled anew when its sources changed.
 
-    Raises RuntimeError without a C compiler, and with what the compiler says if it fails.
+    Raises MissingCompiler without a C compiler, and RuntimeError with what the compiler says if it fails.
     """
     compiler = _compiler()
     if compiler is None:
-        raise RuntimeError("no C compiler (cc, gcc or clang) on the PATH: install one to emulate AMX")
+        raise MissingCompiler("no C compiler (cc, gcc or clang) on the PATH: install one to emulate AMX")
     digest = hashlib.sha256(repr((compiler, FLAGS)).encode() + b"".join(path.read_bytes() for path in SOURCES))
     path = BUILD / f"amx-{digest.hexdigest()[:16]}.so"
     if not path.exists():
@@ -187,13 +191,22 @@ class Emulator:
         ]
 
 
-@pytest.fixture
-def amx() -> Iterator[Emulator]:
-    """The trap, in place for one test. Skips on machines that are none for it, and, unless SANSUAN_REQUIRE_EMULATION=1,
-    without a C compiler."""
+def require_emulation() -> None:
+    """Skip the test on machines that are none for the emulator, and without a C compiler; with
+    SANSUAN_REQUIRE_EMULATION=1 raise RuntimeError where there is no compiler."""
     if reason := unfit():
         pytest.skip(reason)
-    if _compiler() is None and os.environ.get(REQUIRED) != "1":
-        pytest.skip(f"AMX is emulated by C code, and there is no C compiler; {REQUIRED}=1 makes this a failure")
+    try:
+        library()
+    except MissingCompiler as error:
+        if os.environ.get(REQUIRED) == "1":
+            raise
+        pytest.skip(f"{error} ({REQUIRED}=1 makes this a failure)")
+
+
+@pytest.fixture
+def amx() -> Iterator[Emulator]:
+    """The trap, in place for one test; see `require_emulation`."""
+    require_emulation()
     with Emulator() as emulator:
         yield emulator

@@ -47,6 +47,8 @@ static void decode_memory(const uint8_t *code, const greg_t *registers, int x, i
     }
     out->length = at;
     out->address = mode == 5 ? address + (uint64_t)(code + at) : address;
+    if (out->opcode == LDTILECFG || out->opcode == STTILECFG)
+        out->address += out->stride; /* an index like any other */
 }
 
 /* Bytes are read only as far as the ones before say that they exist. */

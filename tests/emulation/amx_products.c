@@ -110,9 +110,16 @@ __attribute__((target("avx2,fma"))) static void bytes_fast(struct tiles *t, int 
     multiply_bytes(t, c, a, b, sa, sb);
 }
 
+static int portable;
+
+void amx_portable(int on)
+{
+    portable = on;
+}
+
 static int fast(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return !portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 void amx_multiply_floats(struct tiles *t, int c, int a, int b, int half)

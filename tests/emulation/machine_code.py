@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -57,10 +57,25 @@ def compiled(*steps: Step) -> int:
     return assembled("\n".join([*sorted(declared), "define void @f(ptr %slots) {", *lines, "ret void", "}"]))
 
 
-def call(*steps: Step) -> Callable[[Sequence[int]], None]:
+KEPT = ("rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", *(f"r{i}" for i in range(8, 16)))  # all but rsp
+
+
+def asm_function(lines: Sequence[str]) -> int:
+    """The address of a function of assembler lines (AT&T), given its slots in rdi; it may use every register."""
+    body = [f"push %{name}" for name in KEPT] + [*lines] + [f"pop %{name}" for name in reversed(KEPT)] + ["ret"]
+    text = r"\0A".join(body).replace("$", "$$")
+    return assembled(f'define void @f(ptr %0) naked {{ call void asm sideeffect "{text}", ""() unreachable }}')
+
+
+def run(function: int, slots: Sequence[int] = ()) -> None:
+    """Call a function at an address with its slots' values."""
+    memory = np.array(slots, np.int64)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)(memory.ctypes.data)
+
+
+def call(*steps: Step) -> Callable[..., None]:
     """`compiled` as a function of the slots' values."""
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(compiled(*steps))
-    return lambda slots: function(np.array(slots, np.int64).ctypes.data)
+    return partial(run, compiled(*steps))
 
 
 def configuration(shapes: dict[int, tuple[int, int]], palette: int = 1) -> np.ndarray:
