@@ -82,7 +82,7 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     # Packing a panel pays once it is read often; narrow rows lie densely anyway.
     pays = m > PLACED_BLOCKS * mr * product.groups and n * unit.b.bytes > PLACED_BYTES
     pack_b = product.fresh_b and (must_pack(unit, product) or pays)
-    columns_ns = k * -(-n // nr) * nr / (unit.n * unit.k * 2 * GIGAHERTZ)  # one row of A against all of B
+    columns_ns = k * -(-n // nr) * nr * unit.mma_cycles / (unit.n * unit.k * GIGAHERTZ)  # a row of A against all of B
     read_ns = k * n * unit.b.bytes * min(product.groups, m) / BYTES_PER_NS
     total_ns = batch * max(-(-m // unit.m) * columns_ns, read_ns)
     chunks = min(int(total_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD) if threads > 1 else 1
@@ -111,7 +111,7 @@ def slab_rows(unit: MatrixUnit, grid: Grid, product: Product, target: Target) ->
     """Rows of a slab of K where slabs go outermost, over all panels; else 0. Few rows of A read each element of a fresh
     row-major B once, from memory: panel by panel every row of B would be another page, and few lines of it."""
     few = product.m <= grid.rows * unit.m and product.groups == 1 and product.segment == 1
-    plain = product.fresh_b and product.unit_b and not product.sums_b and unit.in_place
+    plain = product.fresh_b and product.unit_b and not product.sums_b and unit.in_place and SLAB_ROWS % unit.k == 0
     row = product.n * unit.b.bytes
     return SLAB_ROWS if few and plain and row >= LONG_ROW and product.k * row > target.l3 * 3 // 4 else 0
 
@@ -170,7 +170,7 @@ def _makespan(unit: MatrixUnit, product: Product, threads: int, item_rows: int, 
     """Cycles until the last thread is done, items being claimed one by one and now and then one taking longer."""
     k = max(product.k, 1)
     rows, columns = min(item_rows, max(product.m, 1)), min(item_columns, max(product.n, 1))
-    cycles = rows * -(-columns // nr) * nr * k / (2 * unit.m * unit.n * unit.k)
+    cycles = rows * -(-columns // nr) * nr * k * unit.mma_cycles / (unit.m * unit.n * unit.k)
     cycles += ITEM_CYCLES + COLD_CYCLES * nr * k + READ_CYCLES * (rows + columns) * k
     cycles += PACK_CYCLES * k * (rows * product.gathers + columns * product.fresh_b)
     items = product.batch * -(-max(product.m, 1) // item_rows) * -(-max(product.n, 1) // item_columns)

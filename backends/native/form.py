@@ -60,7 +60,8 @@ class Context:
         """The place in scratch that an offset word names."""
         return move(self.builder, self.scratch, self.word[offset])
 
-    def panel_bytes(self, width: int, depth: int, size: int) -> ir.Value:
-        """Bytes of a packed panel: K rounded up to the panel's depth."""
+    def panel_bytes(self, width: int, size: int) -> ir.Value:
+        """Bytes of a packed panel: K rounded up to the unit's."""
+        depth = self.unit.k
         blocks = self.builder.udiv(self.builder.add(self.word["k"], I64(depth - 1)), I64(depth))
         return self.builder.mul(blocks, I64(width * depth * size))

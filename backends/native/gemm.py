@@ -14,7 +14,7 @@ from backends.native.blocking import SLAB_PANELS, Blocking, Product, blocking, s
 from backends.native.coding import Coding
 from backends.native.form import HEADER, Shape
 from backends.native.gather import window_words
-from backends.native.gemm_shape import deserves_packing, reads_any_stride, shape_of
+from backends.native.gemm_shape import deserves_packing, reads_any_stride, shape_of, suits_tiles
 from backends.native.gemv import panels_beside
 from backends.native.grouped import group_words
 from backends.native.indirect import ADDRESS
@@ -85,7 +85,7 @@ class GemmKernel:
             slice(0, 1) if call.reads[read].strides[i] == 0 else slice(None) for i in range(self.spec.batch_rank)
         )
         width, depth = self.matrix_unit.panels(self.shape.grid)[1]
-        panels = pack_panels(np.swapaxes(array[kept], -1, -2), width, depth)
+        panels = pack_panels(np.swapaxes(array[kept], -1, -2), width, depth, self.matrix_unit.k)
         if not needs_column_sums(self.spec, self.matrix_unit):
             return panels
         sums = array[kept].sum(axis=-2, dtype=self.spec.acc.numpy)
@@ -98,7 +98,8 @@ class GemmKernel:
             part = ("codes", "scales", "zeros")[self.packed_reads(call).index(read)]
             return f"{part}_{self.spec.codes}_{self.spec.zeros}_{width}x{depth}"
         sums = "_sums" if needs_column_sums(self.spec, self.matrix_unit) else ""
-        return f"panels_{self.spec.b}_{width}x{depth}{sums}"
+        whole = f"x{self.matrix_unit.k}" if self.matrix_unit.k > depth else ""
+        return f"panels_{self.spec.b}_{width}x{depth}{whole}{sums}"
 
     def product(self, call: KernelCall, size: Callable[[Size], int]) -> Product:
         """What decides how a call is cut."""
@@ -225,8 +226,8 @@ class GemmKernel:
 
     def _panel_bytes(self, k: int) -> int:
         """Bytes of one packed panel of B."""
-        width, depth = self.matrix_unit.panels(self.shape.grid)[1]
-        return width * -(-k // depth) * depth * self.spec.b.bytes
+        depth = self.matrix_unit.k
+        return self.width * -(-k // depth) * depth * self.spec.b.bytes
 
     def _matrix_bytes(self, k: int, n: int) -> int:
         """Bytes of one matrix B in panels, with the sums of its columns behind it where they are needed."""
@@ -254,7 +255,7 @@ def select(call: KernelCall, target: Target, grid: Grid | None = None) -> GemmKe
     Raises DtypeError for types no unit multiplies."""
     spec = call.spec
     assert isinstance(spec, GemmSpec)
-    unit, reason = select_unit(target, spec.a, spec.b, spec.acc)
+    unit, reason = select_unit(target, spec.a, spec.b, spec.acc, suits_tiles(call))
     shape = shape_of(call, unit, target, grid)
     return GemmKernel(_shared(spec, shape.packs_a), unit, shape, target, reason)
 

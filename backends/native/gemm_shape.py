@@ -37,6 +37,14 @@ def shape_of(call: KernelCall, unit: MatrixUnit, target: Target, grid: Grid | No
     )
 
 
+def suits_tiles(call: KernelCall) -> bool:
+    """Whether units whose accumulators are numbered tiles may multiply this: codes are decoded into registers, and of
+    a tile's rows a few would be used."""
+    spec, m = call.spec, call.writes[0].shape[-2]
+    assert isinstance(spec, GemmSpec)
+    return spec.codes is None and not (isinstance(m, int) and m <= GEMV_ROWS)
+
+
 def deserves_packing(m: int, n: int, row_bytes: int, target: Target) -> bool:
     """Whether A, without unit stride along K, is large enough to miss the TLB and L2 on every k-step (measured: 1024^3
     gains 7 percent of peak, 512 x 256 x 512 loses 6)."""
@@ -73,10 +81,10 @@ def _copies(call: KernelCall, unit: MatrixUnit) -> bool:
 
 
 def _is_indirect(call: KernelCall, unit: MatrixUnit) -> bool:
-    """Whether a window's rows are read where they lie: in whole groups along K, without a sum over them."""
+    """Whether a window's rows are read where they lie: one by one, in whole groups along K, without a sum over them."""
     spec, channels, depth = call.spec, call.reads[0].shape[-1], call.reads[1].shape[-2]
     assert isinstance(spec, GemmSpec)
-    if not spec.window or not unit.in_place or unit.left != unit.a or ROW in wanted(spec.epilogue):
+    if not spec.window or not unit.in_place or unit.m > 1 or unit.left != unit.a or ROW in wanted(spec.epilogue):
         return False
     if not isinstance(channels, int) or channels < SEGMENT or channels % unit.k:
         return False

@@ -40,7 +40,7 @@ class LeftOperand:
             self.sums = define_row_sums(context.module, f"{context.name}_row_sums", unit)
         if shape.packs_a:
             axis = "k" if spec.window or shape.copies_a else {"row": "k", "column": "x"}.get(spec.a_axis, "")
-            panel = Panel(unit.left, self.height, self.depth, unit.n)
+            panel = Panel(unit.left, self.height, self.depth, unit.n, unit.k)
             self.packer = define_panel_packer(context.module, f"{context.name}_pack_a", panel, axis)
 
     def begin(self, filler: ir.Value | None) -> None:
@@ -122,7 +122,7 @@ class LeftOperand:
 
     def _pack(self, rows: ir.Value) -> None:
         context, builder, source = self.context, self.context.builder, self.start
-        panel_bytes = context.panel_bytes(self.height, self.depth, context.unit.left.bytes)
+        panel_bytes = context.panel_bytes(self.height, context.unit.left.bytes)
 
         def panel(i: ir.Value, carried: Values) -> Values:
             count = smaller(builder, I64(self.height), builder.sub(rows, i))
@@ -146,6 +146,6 @@ class LeftOperand:
             segments = builder.add(segments, builder.udiv(k, self.segment))
             entry = builder.add(builder.mul(segments, I64(self.height)), row)
             return move(builder, self.start, builder.mul(entry, I64(ADDRESS)))
-        panel = builder.mul(block, context.panel_bytes(self.height, self.depth, size))
+        panel = builder.mul(block, context.panel_bytes(self.height, size))
         within = builder.add(builder.mul(row, I64(self.depth * size)), builder.mul(k, I64(self.height * size)))
         return move(builder, self.start, builder.select(self.packs, builder.add(panel, within), in_place))

@@ -30,7 +30,7 @@ from backends.native.microkernel_coded import CodedMicroKernel
 from backends.native.right import RightOperand
 from backends.native.right_coded import CodedOperand
 from backends.native.sums import COLUMN, ROW, needs_column_sums
-from backends.native.units import MatrixUnit
+from backends.native.units import Grid, MatrixUnit
 from backends.native.vectors import I1
 from compiler.canonical import PRODUCT_CHUNK
 from compiler.kernels import GemmSpec
@@ -226,7 +226,12 @@ class MacroKernel:
             finish = builder.and_(whole, builder.icmp_signed("==", count, I64(rows))) if what.direct else I1(0)
             prefetch = self.right.prefetch(b, depth, builder.udiv(i, I64(counts[0])))
             m, a = builder.add(self.m_first, i), self.left.address(i, k)
+            limits = context.unit.acc_type is None and not isinstance(count, ir.Constant)
+            if limits:
+                context.unit.limit(builder, Grid(what.rows, what.columns), count)
             builder.call(function, [words, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n])
+            if limits:
+                context.unit.enter(builder)
             with builder.if_then(builder.and_(last, builder.not_(finish))):
                 builder.call(self.finish, [words, target, I64(what.tile_row), count, valid, m, n])
 

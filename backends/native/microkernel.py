@@ -19,7 +19,7 @@ from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import counted_loop, when
 from backends.native.prefetch import CACHE_LINE, prefetch_line
 from backends.native.units import MatrixUnit
-from backends.native.vectors import I1
+from backends.native.vectors import I1, llvm_type
 
 ARGUMENTS = (FRAME, POINTER, POINTER, I64, POINTER, POINTER, I1, I1, I1, POINTER, I64, I64)
 
@@ -62,8 +62,9 @@ class MicroKernel:
 
     @property
     def direct(self) -> bool:
-        """Whether it can finish whole tiles itself."""
-        return self.epilogue.direct and self.columns * self.unit.n == self.width
+        """Whether it can finish whole tiles itself: from registers only, numbered tiles go through memory anyway."""
+        in_registers = self.unit.acc_type is not None
+        return in_registers and self.epilogue.direct and self.columns * self.unit.n == self.width
 
     def define(self, module: ir.Module, name: str) -> ir.Function:
         """void name(frame, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n).
@@ -85,9 +86,9 @@ class MicroKernel:
                 with done:
                     self._finish(builder, frame, accs, m, n)
                 with left:
-                    self._leave(builder, accs, target, adds)
+                    self._leave(builder, accs, tile, target, adds)
         else:
-            self._leave(builder, accs, target, adds)
+            self._leave(builder, accs, tile, target, adds)
         builder.ret_void()
         return function
 
@@ -159,12 +160,12 @@ class MicroKernel:
                 p, column = divmod(j, self.columns)
                 base = move(builder, panel, panels[p])
                 offset = column * unit.n * self.depth * unit.b.bytes
-                columns.append(unit.load_b(builder, move(builder, base, I64(offset)), group))
+                columns.append(unit.load_b(builder, move(builder, base, I64(offset)), group, j))
             for number in range(self.lines):
                 prefetch_line(builder, move(builder, line, I64(number * CACHE_LINE)))
             after = []
             for i in range(self.rows):
-                element = unit.load_a(builder, move(builder, rows[i], position), row_stride)
+                element = unit.load_a(builder, move(builder, rows[i], position), row_stride, i)
                 after += [unit.mma(builder, current[i * wide + j], element, columns[j]) for j in range(wide)]
             moved = [builder.add(position, k_stride), move(builder, panel, b_step), move(builder, line, prefetch_step)]
             return moved + (after if registers else [])
@@ -210,18 +211,25 @@ class MicroKernel:
                     value = unit.row(builder, accs[i * self.panels * self.columns + j], r)
                     self.epilogue.apply(builder, frame, [value], [row], builder.add(n, I64(j * unit.n)), None)
 
-    def _leave(self, builder: ir.IRBuilder, accs: list[ir.Value | int], tile: ir.Value, adds: ir.Value) -> None:
+    def _leave(
+        self, builder: ir.IRBuilder, accs: list[ir.Value | int], tile: ir.Value, target: ir.Value, adds: ir.Value
+    ) -> None:
         if not self.unit.acc.is_float:
-            self._leave_tile(builder, accs, tile, adding=False)
+            self._leave_tile(builder, accs, tile, target, adding=False)
             return
         with builder.if_else(adds, likely=False) as (more, all_there_is):
             with more:
-                self._leave_tile(builder, accs, tile, adding=True)
+                self._leave_tile(builder, accs, tile, target, adding=True)
             with all_there_is:
-                self._leave_tile(builder, accs, tile, adding=False)
+                self._leave_tile(builder, accs, tile, target, adding=False)
 
-    def _leave_tile(self, builder: ir.IRBuilder, accs: list[ir.Value | int], tile: ir.Value, adding: bool) -> None:
+    def _leave_tile(
+        self, builder: ir.IRBuilder, accs: list[ir.Value | int], chain: ir.Value, tile: ir.Value, adding: bool
+    ) -> None:
         unit = self.unit
+        if unit.acc_type is None:
+            self._leave_numbered(builder, accs, chain, tile, adding)
+            return
         for (i, j), acc in zip(self._cells(), accs, strict=True):
             for r in range(unit.m):
                 address = move(builder, tile, I64(self._tile_offset(i, j) + r * self.tile_row))
@@ -230,6 +238,27 @@ class MicroKernel:
                 if adding:
                     value = builder.fadd(builder.load(typed, align=unit.acc.bytes), value)
                 builder.store(value, typed, align=unit.acc.bytes)
+
+    def _leave_numbered(
+        self, builder: ir.IRBuilder, accs: list[ir.Value | int], chain: ir.Value, tile: ir.Value, adding: bool
+    ) -> None:
+        """Tiles go to memory whole; to be added, to where their chain lay while it waited, which nobody needs now."""
+        unit, stored = self.unit, chain if adding else tile
+        for (i, j), acc in zip(self._cells(), accs, strict=True):
+            unit.store(builder, acc, move(builder, stored, I64(self._tile_offset(i, j))), self.tile_row)
+        if not adding:
+            return
+        kind = ir.VectorType(llvm_type(unit.acc), unit.n).as_pointer()
+
+        def row(at: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            for j in range(self.panels * self.columns):
+                offset = builder.add(at, I64(self._tile_offset(0, j)))
+                part, total = (builder.bitcast(move(builder, base, offset), kind) for base in (chain, tile))
+                loaded = [builder.load(address, align=unit.acc.bytes) for address in (total, part)]
+                builder.store(builder.fadd(*loaded), total, align=unit.acc.bytes)
+            return []
+
+        counted_loop(builder, I64(0), I64(self.rows * unit.m * self.tile_row), I64(self.tile_row), [], row)
 
 
 def for_row_blocks(

@@ -21,10 +21,10 @@ from compiler.dtypes import DType, named
 FURTHER = 512  # bytes to prefetch ahead along K where that is dense
 
 
-def pack_panels(array: np.ndarray, width: int, depth: int) -> np.ndarray:
-    """[..., X, K] as [..., X/W, K/D, W, D] (X and K rounded up), C-contiguous."""
+def pack_panels(array: np.ndarray, width: int, depth: int, multiple: int = 1) -> np.ndarray:
+    """[..., X, K] as [..., X/W, K/D, W, D] (X and K rounded up, K also to `multiple`, a number of D), C-contiguous."""
     *outer, x, k = array.shape
-    panels, blocks = -(-x // width), -(-k // depth)
+    panels, blocks = -(-x // width), _blocks(k, depth, multiple)
     packed = aligned_zeros((*outer, panels, blocks, width, depth), array.dtype)
     whole, rest = x // width, x % width
     deep, shallow = k // depth, k % depth
@@ -41,18 +41,26 @@ def pack_panels(array: np.ndarray, width: int, depth: int) -> np.ndarray:
         if count:
             place(packed[..., panel, :deep, :count, :], array[..., rows, : deep * depth])
             if shallow:
-                place(packed[..., panel, deep:, :count, :shallow], array[..., rows, deep * depth :])
+                place(packed[..., panel, deep : deep + 1, :count, :shallow], array[..., rows, deep * depth :])
     return packed
+
+
+def _blocks(k: int, depth: int, multiple: int) -> int:
+    """Blocks of D in a panel."""
+    whole = max(depth, multiple)
+    return -(-k // whole) * (whole // depth)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel's element type, (W, D), and the vector lanes to pack it with."""
+    """A panel's element type, (W, D), the vector lanes to pack it with, and what K is rounded up to if that is more
+    than D: a number of D."""
 
     dtype: DType
     width: int
     depth: int
     lanes: int
+    multiple: int = 1
 
     @property
     def bytes(self) -> int:
@@ -72,6 +80,8 @@ def define_panel_packer(module: ir.Module, name: str, panel: Panel, axis: str, e
     lanes = packer.lanes
     vectors = panel.width % lanes == 0 and (axis == "x" or lanes & (lanes - 1) == 0)
     {"x": packer.rows, "k": packer.transposed, "": packer.elements}[axis if vectors else ""]()
+    if vectors and panel.multiple > panel.depth:
+        packer.pad(panel.multiple)
     builder.ret_void()
     return function
 
@@ -82,7 +92,7 @@ class _PanelPacker:
     def __init__(self, builder: ir.IRBuilder, panel: Panel, *arguments: ir.Value) -> None:
         self.builder, self.dtype, self.width, self.depth = builder, panel.dtype, panel.width, panel.depth
         self.bits = named(f"uint{8 * panel.dtype.bytes}")
-        self.lanes = min(panel.lanes, panel.width)
+        self.lanes, self.whole = min(panel.lanes, panel.width), max(panel.depth, panel.multiple)
         self.source, self.x_stride, self.k_stride, self.xs, self.ks, self.panel, *ahead = arguments
         self.ahead = ahead[0] if ahead else None
         self.group = ir.IntType(8 * panel.depth * panel.dtype.bytes)
@@ -194,9 +204,28 @@ class _PanelPacker:
             counted_loop(builder, I64(0), self.xs, I64(1), [], copy)
             return []
 
-        groups = self._group_of(builder.add(self.ks, I64(self.depth - 1)))
-        counted_loop(builder, I64(0), builder.mul(groups, block), I64(1), [], clear)
+        counted_loop(builder, I64(0), builder.mul(self._groups(self.whole), block), I64(1), [], clear)
         counted_loop(builder, I64(0), self.ks, I64(1), [], one)
+
+    def pad(self, multiple: int) -> None:
+        """Clear what lies between the last group and K rounded up."""
+        builder = self.builder
+        zeros = constant(ir.VectorType(self.group, self.lanes), 0)
+
+        def group(number: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            for x in range(0, self.width, self.lanes):
+                self._store(zeros, number, I64(x))
+            return []
+
+        counted_loop(builder, self._groups(self.depth), self._groups(multiple), I64(1), [], group)
+
+    def _groups(self, multiple: int) -> ir.Value:
+        """Groups along K rounded up to `multiple`."""
+        builder = self.builder
+        if multiple == self.depth:
+            return self._group_of(builder.add(self.ks, I64(multiple - 1)))
+        wholes = builder.udiv(builder.add(self.ks, I64(multiple - 1)), I64(multiple))
+        return builder.mul(wholes, I64(multiple // self.depth))
 
     def _group_of(self, k: ir.Value) -> ir.Value:
         return self.builder.udiv(k, I64(self.depth))

@@ -28,7 +28,7 @@ class RightOperand:
         self.width, self.depth = unit.panels(context.shape.grid)[1]
         if not spec.constant_b:
             axis = {"row": "x", "column": "k"}.get(spec.b_axis, "")
-            panel = Panel(spec.b, self.width, self.depth, unit.n)
+            panel = Panel(spec.b, self.width, self.depth, unit.n, unit.k)
             self.packer = define_panel_packer(context.module, f"{context.name}_pack_b", panel, axis, expects=True)
             if sums:
                 self.summer = define_column_sums(context.module, f"{context.name}_column_sums", unit, self.width)
@@ -37,7 +37,7 @@ class RightOperand:
         """What every chunk needs once."""
         frame, size = self.context.frame, self.context.unit.b.bytes
         if self.context.spec.constant_b:
-            self.panel_bytes = self.context.panel_bytes(self.width, self.depth, size)
+            self.panel_bytes = self.context.panel_bytes(self.width, size)
             frame.set("b_panel", self.panel_bytes)
         else:
             frame.set("b_panel", I64(self.width * size))

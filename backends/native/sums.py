@@ -11,7 +11,7 @@ from backends.native.conversions import emit_cast
 from backends.native.frame import move
 from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import Values, counted_loop
-from backends.native.units import MatrixUnit
+from backends.native.units import Grid, MatrixUnit
 from backends.native.vectors import constant, intrinsic, llvm_type, load_vector, tail_mask, widen
 from compiler.expr import Expr, walk
 from compiler.kernels import GemmSpec
@@ -33,18 +33,21 @@ def define_column_sums(module: ir.Module, name: str, unit: MatrixUnit, width: in
     """void name(panel, depth, sums): the sums over `depth` rows of a packed panel's columns."""
     function, builder = define_helper(module, name, [POINTER, I64, POINTER])
     panel, depth, sums = function.args
-    group = width * unit.k * unit.b.bytes
+    deep = unit.panels(Grid(1, width // unit.n))[1][1]
+    group = width * deep * unit.b.bytes
     columns = range(0, width, unit.n)
 
     def step(_: ir.Value, carried: Values) -> Values:
         at, *accs = carried
-        offsets = (I64(column * unit.k * unit.b.bytes) for column in columns)
-        loaded = [unit.load_b(builder, move(builder, at, offset), I64(group)) for offset in offsets]
-        total = [unit.mma(builder, acc, unit.ones(builder), b) for acc, b in zip(accs, loaded, strict=True)]
-        return [move(builder, at, I64(group)), *total]
+        offsets = [I64(column * deep * unit.b.bytes) for column in columns]
+        loaded = [unit.load_b(builder, move(builder, at, o), I64(group), j) for j, o in enumerate(offsets)]
+        pairs = zip(accs or zeros, loaded, strict=True)
+        total = [unit.mma(builder, acc, unit.ones(builder), b) for acc, b in pairs]
+        return [move(builder, at, I64(group * (unit.k // deep))), *(total if accs else [])]
 
     zeros = [unit.zero(builder, number) for number, _ in enumerate(columns)]
-    totals = counted_loop(builder, I64(0), depth, I64(unit.k), [panel, *zeros], step)[1:]
+    carried = [panel, *([] if unit.acc_type is None else zeros)]
+    totals = counted_loop(builder, I64(0), depth, I64(unit.k), carried, step)[1:] or zeros
     for column, total in zip(columns, totals, strict=True):
         value = unit.row(builder, total, 0)
         address = move(builder, sums, I64(column * unit.acc.bytes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +30,8 @@ _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
 @dataclass(frozen=True)
 class Target:
     """A machine kernels are generated for. Cache sizes in bytes (l3 is what one core may use), `vector` the widest
-    vector register in bytes, `features` LLVM feature names without sign, `cores` what this process may use."""
+    vector register in bytes, `features` LLVM feature names without sign, `cores` what this process may use, `refused`
+    features the machine names but does not let this process use, each with the reason."""
 
     name: str
     triple: str
@@ -41,10 +42,17 @@ class Target:
     l2: int
     l3: int
     cores: int
+    refused: tuple[tuple[str, str], ...] = ()
 
     def has(self, *features: str) -> bool:
         """Whether every feature is there."""
         return self.features.issuperset(features)
+
+    def lacking(self, features: Iterable[str]) -> str:
+        """Which of the features are not there, and where it is known why; '' if all are."""
+        reasons = dict(self.refused)
+        missing = (feature for feature in features if feature not in self.features)
+        return ", ".join(f"{feature} ({reasons[feature]})" if feature in reasons else feature for feature in missing)
 
     @property
     def architecture(self) -> str:
@@ -67,7 +75,7 @@ class Target:
         here = host()
         if self.architecture != here.architecture:
             return f"the architecture {self.architecture}"
-        return ", ".join(sorted(self.features - here.features))
+        return here.lacking(sorted(self.features))
 
     @property
     def units(self) -> Mapping[str, str]:

@@ -19,14 +19,15 @@ ORDERED: tuple[MatrixUnit, ...] = (
 )
 
 
-def select(target: Target, a: DType, b: DType, acc: DType) -> tuple[MatrixUnit, str]:
+def select(target: Target, a: DType, b: DType, acc: DType, tiles: bool = False) -> tuple[MatrixUnit, str]:
     """The first unit that multiplies a by b into acc and runs on `target`, and why none before it ('' if it is the
-    first for these types). Raises DtypeError where no unit knows the types."""
+    first for these types). `tiles`: whether one will do whose accumulators are numbered tiles. Raises DtypeError where
+    no unit knows the types."""
     lacking: list[str] = []
     for unit in (*ORDERED, *generic.units(target.vector)):
         if (unit.a, unit.b, unit.acc) == (a, b, acc):
             missing = unit.missing(target)
-            if not missing:
+            if not missing and (tiles or unit.acc_type is not None):
                 return unit, "; ".join(lacking)
-            lacking.append(f"{unit.isa} needs {missing}")
+            lacking.append(f"{unit.isa} needs {missing}" if missing else f"{unit.isa} is for tiles of {unit.m} rows")
     raise DtypeError(f"no matrix unit multiplies {a} by {b} into {acc}; cast both to float32 or float64")

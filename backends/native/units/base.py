@@ -3,7 +3,8 @@
 One *mma* is acc[m, n] += a[m, k] @ b[k, n]. A *grid* is how many accumulators a micro-kernel keeps live. A unit's
 loads and products are all that differs between instruction sets: packing, blocking, loops, tails and epilogues are
 shared. Units whose accumulators are architectural tiles answer None for `acc_type` and use the accumulator numbers.
-What `load_a` and `load_b` give is known to the unit's `mma` alone: a register, several, or a tile's number.
+Then operands are tiles too, numbered by the row or column of the grid they are for. What `load_a` and `load_b` give
+is known to the unit's `mma` alone: a register, several, or a tile's number.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class MatrixUnit(ABC):
         """What `target` lacks to run this unit, '' if nothing."""
         if self.architecture not in ("", target.architecture):
             return f"the architecture {self.architecture}"
-        return ", ".join(feature for feature in self.requires if not target.has(feature))
+        return target.lacking(self.requires)
 
     def grid(self, n: Size) -> Grid:
         """The grid for products of `n` columns: the cheapest by a small model of a k-step; without a number the
@@ -84,8 +85,14 @@ class MatrixUnit(ABC):
         return total + (0.3 if tail and panels else 0.0)
 
     def panels(self, grid: Grid) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(W, D) of the A and the B panels: [X, K] is packed as [X/W, K/D, W, D], zero padded."""
+        """(W, D) of the A and the B panels: [X, K] is packed as [X/W, K/D, W, D], zero padded, K to a multiple of the
+        unit's k."""
         return (grid.rows * self.m, self.k), (grid.columns * self.n, self.k)
+
+    @property
+    def mma_cycles(self) -> float:
+        """How long a mma occupies the unit: two vector units take one each."""
+        return 0.5
 
     @property
     @abstractmethod
@@ -106,6 +113,11 @@ class MatrixUnit(ABC):
     def leave(self, builder: ir.IRBuilder) -> None:
         """Switch the unit off."""
 
+    def limit(self, builder: ir.IRBuilder, grid: Grid, rows: ir.Value) -> None:
+        """Until the next `enter` only `rows` rows of grids of this size count, no more and at least one of the last row
+        of tiles; no other rows of A are read. Only for numbered tiles."""
+        raise AssertionError(f"{self.name} has no numbered tiles")
+
     @abstractmethod
     def zero(self, builder: ir.IRBuilder, number: int) -> ir.Value | int:
         """Accumulator `number`, cleared."""
@@ -120,12 +132,13 @@ class MatrixUnit(ABC):
         """Accumulator `number` as stored row by row (`row_stride` bytes apart) at the i8* `pointer`."""
 
     @abstractmethod
-    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value) -> Any:
-        """The a[m, k] operand at the i8* `pointer`, its rows `row_stride` bytes apart."""
+    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value, number: int = 0) -> Any:
+        """The a[m, k] operand at the i8* `pointer`, its rows `row_stride` bytes apart, for row `number` of the grid."""
 
     @abstractmethod
-    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> Any:
-        """The b[k, n] operand at the i8* `pointer` into a panel; groups of D rows are `group_stride` bytes apart."""
+    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value, number: int = 0) -> Any:
+        """The b[k, n] operand at the i8* `pointer` into a panel, for column `number` of the grid; groups of D rows are
+        `group_stride` bytes apart."""
 
     def stored_b(self, builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
         """k * n elements of a B panel, computed as k registers of n FP32, rounded to b as memory holds them."""
@@ -169,6 +182,11 @@ class MatrixUnit(ABC):
     @abstractmethod
     def row(self, builder: ir.IRBuilder, acc: ir.Value | int, row: int) -> ir.Value:
         """Row `row` of an accumulator as a vector of n."""
+
+    def store(self, builder: ir.IRBuilder, acc: ir.Value | int, pointer: ir.Value, row_stride: int) -> None:
+        """An accumulator to the i8* `pointer`, as `resume` reads it. Only for numbered tiles; the rows of others are
+        vectors, to be stored as such."""
+        raise AssertionError(f"{self.name} has no numbered tiles")
 
     @abstractmethod
     def emulate(self, acc: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -49,11 +49,11 @@ class DotUnit(RegisterUnit):
 
     product: str = ""
 
-    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value) -> ir.Value:
+    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value, number: int = 0) -> ir.Value:
         group = builder.load(builder.bitcast(pointer, I32.as_pointer()), align=self.left.bytes)
         return splat(builder, group, self.n)
 
-    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> ir.Value:
+    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value, number: int = 0) -> ir.Value:
         kind = ir.VectorType(I32, self.n)
         return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=self.b.bytes)
 
@@ -121,7 +121,7 @@ class WordDotUnit(DotUnit):
     def left(self) -> DType:
         return dtypes.int16
 
-    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> ir.Value:
+    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value, number: int = 0) -> ir.Value:
         kind = ir.VectorType(ir.IntType(8), 2 * self.n)
         stored = builder.load(builder.bitcast(pointer, kind.as_pointer()), align=self.b.bytes)
         widen = builder.zext if self.b.kind == "uint" else builder.sext

@@ -76,12 +76,12 @@ class VectorUnit(RegisterUnit):
     def left(self) -> DType:
         return self.acc
 
-    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value) -> ir.Value:
+    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value, number: int = 0) -> ir.Value:
         # A scalar load splatted: LLVM makes it an explicit broadcast, which unlike an embedded one serves a whole row.
         element = builder.load(builder.bitcast(pointer, llvm_type(self.left).as_pointer()), align=self.left.bytes)
         return splat(builder, element, self.n)
 
-    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> ir.Value:
+    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value, number: int = 0) -> ir.Value:
         kind = ir.VectorType(llvm_type(self.b), self.n)
         return self.held_b(builder, builder.load(builder.bitcast(pointer, kind.as_pointer()), align=self.b.bytes))
 
@@ -102,13 +102,17 @@ class PairUnit(RegisterUnit):
     def left(self) -> DType:
         return dtypes.float32
 
-    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def load_a(
+        self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value, number: int = 0
+    ) -> tuple[ir.Value, ir.Value]:
         elements = builder.bitcast(pointer, llvm_type(self.left).as_pointer())
         second = builder.gep(elements, [ir.IntType(64)(1)])
         loaded = [builder.load(at, align=self.left.bytes) for at in (second, elements)]
         return splat(builder, loaded[0], self.n), splat(builder, loaded[1], self.n)
 
-    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def load_b(
+        self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value, number: int = 0
+    ) -> tuple[ir.Value, ir.Value]:
         kind = ir.VectorType(ir.IntType(32), self.n)
         return self.held_b(builder, builder.load(builder.bitcast(pointer, kind.as_pointer()), align=self.b.bytes))
 

@@ -39,7 +39,9 @@ class FakeUnit(MatrixUnit):
         cells = [(i * row_stride + j * 4) for i in range(self.m) for j in range(self.n)]
         return self._collect(builder, [self._load(builder, pointer, ir.IntType(64)(offset)) for offset in cells])
 
-    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value) -> tuple[ir.Value, ...]:
+    def load_a(
+        self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value, number: int = 0
+    ) -> tuple[ir.Value, ...]:
         found = []
         for k in range(self.k):
             rows = []
@@ -49,7 +51,9 @@ class FakeUnit(MatrixUnit):
             found.append(self._collect(builder, [rows[i] for i in range(self.m) for _ in range(self.n)]))
         return tuple(found)
 
-    def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value) -> tuple[ir.Value, ...]:
+    def load_b(
+        self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value, number: int = 0
+    ) -> tuple[ir.Value, ...]:
         found = []
         for k in range(self.k):
             columns = [self._load(builder, pointer, group_stride.type(4 * (j * self.k + k))) for j in range(self.n)]
