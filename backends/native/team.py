@@ -21,6 +21,8 @@ from backends.native.worker import CPU_SET_WORDS
 
 MOST_THREADS = 1024
 STOP_SECONDS = 1.0  # how long stopping waits for a run in progress
+# Signals a thread raises by what it executes: blocked they would end the process before any handler could say why.
+_OWN_SIGNALS = {signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP}
 _ENVIRONMENT_WORDS = 64  # more than any C library's fenv_t
 
 
@@ -68,7 +70,7 @@ class Team:
             allowed=row, mask=row + (index + 1) * CPU_SET_WORDS * 8,
         )  # fmt: skip
         thread = ctypes.c_ulong()
-        old = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OWN_SIGNALS)
         try:
             failed = ctypes.CDLL(None).pthread_create(
                 ctypes.byref(thread), None, ctypes.c_void_p(executor().worker_address),

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from llvmlite import ir
 
+from backends.native.kernel import I64
 from tests.backends.native.children import fate
+from tests.backends.native.programs import TestKernel, executable, program
 from tests.emulation.amx import Emulator, require_emulation
 from tests.emulation.machine_code import Step, asm_function, call, compiled, configuration, run
 
 SQUARE = {0: (4, 16), 1: (4, 16), 2: (4, 16)}
-
-
 LOAD, STORE, PRODUCT = ("tileloadd64", 0, 1, 2), ("tilestored64", 0, 1, 2), ("tdpbf16ps", 0, 1, 2)
 
 
@@ -140,6 +142,39 @@ def test_each_thread_has_tiles_of_its_own(amx: Emulator) -> None:
         thread.join()
     assert (outs[0][:3] == 1).all() and not outs[0][3:].any() and (outs[1] == 2).all()
     assert seen == [2, 2] and amx.configured_threads == 0
+
+
+@dataclass(frozen=True)
+class TileKernel(TestKernel):
+    """Each chunk calls a function of tile instructions first."""
+
+    function: int = 0
+    slots: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{super().name}_{self.function}_{self.slots}"
+
+    def emit(self, module: ir.Module) -> None:
+        super().emit(module)
+        builder = ir.IRBuilder()
+        builder.position_at_start(module.get_global(self.name).entry_basic_block)
+        address = builder.inttoptr(I64(self.function), ir.FunctionType(ir.VoidType(), [I64]).as_pointer())
+        builder.call(address, [I64(self.slots)])
+
+
+def test_workers_of_the_team_are_trapped_too(amx: Emulator) -> None:
+    config = configuration(SQUARE)
+    slots = np.array([config.ctypes.data])
+    function = compiled(("ldtilecfg", 0), ("tilezero", 1), ("tilerelease",))
+    kernel = TileKernel(spins=400_000, thread=True, function=function, slots=slots.ctypes.data)
+    run_program = executable(program(64), kernel, threads=2)
+    amx.reset()
+    x, two = np.zeros(64), np.array([2.0])
+    seen = {worker for _ in range(20) for worker in run_program.run([x, two])[0]}
+    assert len(seen) == 2
+    assert amx.counters()["TILEZERO"] == 20 * 64
+    assert amx.configured_threads == 0
 
 
 def test_a_configuration_is_its_threads_alone(amx: Emulator) -> None:
