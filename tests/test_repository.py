@@ -34,6 +34,7 @@ ISA = re.compile(r"(?<![a-z])(avx\d*|amx|sme2?|neon|vnni|zmm|ymm)(?![a-z])", re.
 ISA_PLACES = (
     "backends/native/units/",
     "backends/native/target.py",
+    "backends/native/arm_features.py",
     "tests/backends/native/",
     "tests/emulation/",
     "tests/test_repository.py",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from backends.native import arm_features
 from compiler.errors import TargetError
 
 _BASELINE = {"x86_64": ("x86-64", {"sse2"}), "aarch64": ("generic", {"neon"})}
@@ -23,6 +24,7 @@ _MACHINES = {
     "x86-64-v3": ("x86_64-unknown-linux-gnu", "x86-64-v3", _AVX2, 32),
     "x86-64-v4": ("x86_64-unknown-linux-gnu", "x86-64-v4", _AVX512, 64),
     "aarch64": ("aarch64-unknown-linux-gnu", "generic", {"neon"}, 16),
+    "armv8.6": ("aarch64-unknown-linux-gnu", "generic", {"neon", "dotprod", "i8mm", "bf16", "fullfp16"}, 16),
 }
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
 
@@ -125,7 +127,7 @@ class Target:
 @lru_cache(maxsize=1)
 def host() -> Target:
     """This machine."""
-    features = frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
+    features = frozenset(name for name, on in llvm.get_host_cpu_features().items() if on) | arm_features.detected()
     return Target(
         name="host",
         triple=llvm.get_process_triple(),

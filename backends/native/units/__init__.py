@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backends.native.target import Target
-from backends.native.units import avx2, avx512, avx512_bf16, avx512_vnni, avx_vnni, generic
+from backends.native.units import avx2, avx512, avx512_bf16, avx512_vnni, avx_vnni, generic, neon
 from backends.native.units.base import Grid, MatrixUnit
 from compiler.dtypes import DType
 from compiler.errors import DtypeError
@@ -16,6 +16,7 @@ ORDERED: tuple[MatrixUnit, ...] = (
     *avx512.UNITS,
     *avx_vnni.UNITS,
     *avx2.UNITS,
+    *neon.UNITS,
 )
 
 

@@ -1,0 +1,192 @@
+"""Arm's vector registers, 32 of 16 bytes, and what later versions multiply in them: narrow floats and bytes.
+
+A row's element is not spread over a register: instructions take one lane of it. 8 x 3 accumulators leave room for
+three registers of B and two of A; fewer would not cover the latency of four pipelines. By count of instructions, for
+want of a machine to measure on: 24 multiply-adds a k-step need 11 loads (4 x 2 accumulators: 8 need 6).
+Instructions for pairs of bfloat16 that sum two products (bfdot, bfmmla) round otherwise; those used here are fused
+multiply-adds of one of the pair, and so have the bits of every other machine, of denormals too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from llvmlite import ir
+
+from backends.native.units.base import Grid, MatrixUnit
+from backends.native.units.dot import Bfloat, ByteDotUnit, call
+from backends.native.units.vector import BYTES, PairUnit, RegisterUnit, VectorUnit
+from backends.native.vectors import DOUBLE, FLOAT, I8, I32, I64, constant, intrinsic, llvm_type, splat
+from compiler import dtypes
+from compiler.dtypes import DType
+
+VECTOR = 16
+GRIDS = (Grid(8, 3), Grid(8, 2), Grid(8, 1))
+PAIR_GRIDS = GRIDS[1:]  # a register of pairs of B becomes two, and lanes of 16 bits are of the first 16 registers
+MATRIX_GRIDS = (Grid(4, 3), Grid(4, 2), Grid(4, 1))  # an accumulator is two registers
+_BYTES = ir.VectorType(I8, VECTOR)
+_WORDS = ir.VectorType(I32, 4)
+
+
+def _lane(builder: ir.IRBuilder, pointer: ir.Value, kind: ir.Type, align: int) -> ir.Value:
+    """A float alone in a register, for products by its lane. The fence is no instruction: it keeps LLVM from loading
+    with a broadcast, which occupies a multiplier's pipeline and has no register offset."""
+    element = builder.load(builder.bitcast(pointer, kind.as_pointer()), align=align)
+    return intrinsic(builder, "arithmetic.fence", kind, [element], [kind])
+
+
+def _group(builder: ir.IRBuilder, pointer: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """Four bytes in the first lanes of a register."""
+    word = _lane(builder, pointer, FLOAT, 1)
+    register = ir.Constant(ir.VectorType(FLOAT, VECTOR // 4), ir.Undefined)
+    return builder.bitcast(builder.insert_element(register, word, I32(0)), kind)
+
+
+def _repeated(builder: ir.IRBuilder, vector: ir.Value, lane: int, lanes: int) -> ir.Value:
+    """One lane of a vector in `lanes`."""
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), _order([lane] * lanes))
+
+
+def _order(lanes: Sequence[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
+
+
+@dataclass(frozen=True)
+class LaneUnit(VectorUnit):
+    """acc[n] = a * b[n] + acc[n] with a in a lane."""
+
+    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value, number: int = 0) -> ir.Value:
+        if not self.left.is_float:
+            return super().load_a(builder, pointer, row_stride, number)
+        return splat(builder, _lane(builder, pointer, llvm_type(self.left), self.left.bytes), self.n)
+
+
+@dataclass(frozen=True)
+class LanePairUnit(PairUnit):
+    """bfloat16 by FP32 arithmetic with a pair of A in two lanes."""
+
+    def load_a(
+        self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value, number: int = 0
+    ) -> tuple[ir.Value, ir.Value]:
+        pair = builder.bitcast(_lane(builder, pointer, DOUBLE, self.left.bytes), ir.VectorType(FLOAT, 2))
+        return _repeated(builder, pair, 1, self.n), _repeated(builder, pair, 0, self.n)
+
+
+@dataclass(frozen=True)
+class LongPairUnit(PairUnit):
+    """bfloat16 by multiply-adds into FP32 that take the second, or the first, of every pair of a register."""
+
+    @property
+    def left(self) -> DType:
+        return self.a
+
+    def load_a(
+        self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value, number: int = 0
+    ) -> tuple[ir.Value, ir.Value]:
+        pair = _group(builder, pointer, ir.VectorType(Bfloat(), 2 * self.n))
+        return _repeated(builder, pair, 1, 2 * self.n), _repeated(builder, pair, 0, 2 * self.n)
+
+    def held_b(self, builder: ir.IRBuilder, stored: ir.Value) -> ir.Value:
+        return builder.bitcast(stored, ir.VectorType(Bfloat(), 2 * self.n))
+
+    def mma(self, builder: ir.IRBuilder, acc: ir.Value, a: tuple[ir.Value, ir.Value], b: ir.Value) -> ir.Value:
+        for half, name in zip(a, ("bfmlalt", "bfmlalb"), strict=True):
+            acc = call(builder, f"llvm.aarch64.neon.{name}", self.acc_type, [acc, b, half])
+        return acc
+
+
+@dataclass(frozen=True)
+class LaneDotUnit(ByteDotUnit):
+    """Fours of bytes of one sign, `product` an instruction for it: A of the other sign is moved to that of B."""
+
+    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value, number: int = 0) -> ir.Value:
+        return _repeated(builder, _group(builder, pointer, _WORDS), 0, self.n)
+
+    def mma(self, builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+        operands = [builder.bitcast(x, _BYTES) for x in (b, a)]
+        return call(builder, self.product, self.acc_type, [acc, *operands])
+
+
+@dataclass(frozen=True)
+class ByteMatrixUnit(RegisterUnit):
+    """Tiles of 2 x 2 words, two side by side: products of 2 x 8 and 8 x 2 bytes, whose rows and columns of eight lie
+    one after the other. `product` takes unsigned bytes first where signs differ: A and B then change places, and tiles
+    are transposed."""
+
+    product: str = ""
+
+    @property
+    def in_place(self) -> bool:
+        return False
+
+    @property
+    def acc_type(self) -> ir.Type:
+        return ir.VectorType(I32, self.m * self.n)
+
+    @property
+    def _swapped(self) -> bool:
+        return self.a.kind == "int" and self.b.kind == "uint"
+
+    def _cells(self, row: int) -> list[int]:
+        """Where the n elements of a row are in an accumulator."""
+        step, first = (2, row) if self._swapped else (1, 2 * row)
+        return [4 * half + first + step * column for half in (0, 1) for column in (0, 1)]
+
+    def resume(self, builder: ir.IRBuilder, number: int, pointer: ir.Value, row_stride: int) -> ir.Value:
+        places = [builder.bitcast(builder.gep(pointer, [I64(i * row_stride)]), _WORDS.as_pointer()) for i in (0, 1)]
+        rows = [builder.load(place, align=self.acc.bytes) for place in places]
+        cells = self._cells(0) + self._cells(1)
+        return builder.shuffle_vector(*rows, _order(np.argsort(cells).tolist()))
+
+    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value, number: int = 0) -> ir.Value:
+        return builder.load(builder.bitcast(pointer, _BYTES.as_pointer()), align=1)
+
+    def load_b(
+        self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value, number: int = 0
+    ) -> tuple[ir.Value, ir.Value]:
+        at = builder.bitcast(pointer, _BYTES.as_pointer())
+        return builder.load(at, align=1), builder.load(builder.gep(at, [I64(1)]), align=1)
+
+    def mma(self, builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: tuple[ir.Value, ir.Value]) -> ir.Value:
+        tiles = []
+        for half in (0, 1):
+            tile = builder.shuffle_vector(acc, acc, _order(range(4 * half, 4 * half + 4)))
+            operands = (b[half], a) if self._swapped else (a, b[half])
+            tiles.append(call(builder, self.product, _WORDS, [tile, *operands]))
+        return builder.shuffle_vector(*tiles, _order(range(8)))
+
+    def ones(self, builder: ir.IRBuilder) -> ir.Value:
+        return constant(_BYTES, 1)
+
+    def row(self, builder: ir.IRBuilder, acc: ir.Value, row: int) -> ir.Value:
+        return builder.shuffle_vector(acc, acc, _order(self._cells(row)))
+
+
+def _vector(kind: type[RegisterUnit], a: DType, b: DType, acc: DType, k: int, grids: tuple[Grid, ...]) -> MatrixUnit:
+    return kind("neon", "aarch64", ("neon",), a, b, acc, 1, VECTOR // acc.bytes, k, grids)
+
+
+def _dot(a: DType, b: DType) -> MatrixUnit:
+    moved = 0 if a == b else -128 if a == dtypes.int8 else 128
+    product = f"llvm.aarch64.neon.{'sdot' if b == dtypes.int8 else 'udot'}.v4i32.v16i8"
+    return LaneDotUnit("dotprod", "aarch64", ("dotprod",), a, b, dtypes.int32, 1, 4, 4, GRIDS, moved, product)
+
+
+def _matrix(a: DType, b: DType) -> MatrixUnit:
+    name = "usmmla" if a != b else "smmla" if a == dtypes.int8 else "ummla"
+    product = f"llvm.aarch64.neon.{name}.v4i32.v16i8"
+    return ByteMatrixUnit("i8mm", "aarch64", ("i8mm",), a, b, dtypes.int32, 2, 4, 8, MATRIX_GRIDS, 0, product)
+
+
+SINGLE = dtypes.float32
+UNITS = (
+    *(_matrix(a, b) for a in BYTES for b in BYTES),
+    *(_dot(a, b) for a in BYTES for b in BYTES),
+    LongPairUnit("bf16", "aarch64", ("bf16",), dtypes.bfloat16, dtypes.bfloat16, SINGLE, 1, 4, 2, PAIR_GRIDS),
+    *(_vector(LaneUnit, kind, kind, kind, 1, GRIDS) for kind in (SINGLE, dtypes.float64, dtypes.int32, dtypes.uint32)),
+    _vector(LaneUnit, dtypes.float16, dtypes.float16, SINGLE, 1, GRIDS),
+    _vector(LanePairUnit, dtypes.bfloat16, dtypes.bfloat16, SINGLE, 2, PAIR_GRIDS),
+    *(_vector(LaneUnit, a, b, dtypes.int32, 1, GRIDS) for a in BYTES for b in BYTES),
+)
