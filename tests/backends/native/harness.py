@@ -95,6 +95,11 @@ def run(
     return execute(kernel, target, planned, {view.buffer: array for view, array in zip(views, arrays, strict=True)})
 
 
+def poisoned(size: int) -> np.ndarray:
+    """Bytes for scratch: NaNs to a kernel that reads before it writes."""
+    return np.full(size, 0xFF, np.uint8)
+
+
 def execute(kernel: NativeKernel, target: Target, planned: Arguments, memory: dict[str, np.ndarray]) -> int:
     """Run a planned call's chunks in shuffled order on poisoned scratch; the status word."""
     engine, function = _function(kernel, target)
@@ -107,7 +112,7 @@ def execute(kernel: NativeKernel, target: Target, planned: Arguments, memory: di
     slots[SLOT_STATUS] = status.ctypes.data
     slots[SLOT_FIRST_INPUT:] = [array.ctypes.data for array in memory.values()]
     block = np.array(words, np.int64)
-    scratch = np.full(planned.scratch + 64 + GUARD, 0xFF, np.uint8)
+    scratch = poisoned(planned.scratch + 64 + GUARD)
     start = -scratch.ctypes.data % 64
     chunks = list(range(planned.chunks))
     random.Random(7).shuffle(chunks)
