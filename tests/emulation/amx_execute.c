@@ -142,8 +142,6 @@ static const char *move_tile(uint64_t code, const struct instruction *in, uint64
         return "the address has no SIB byte";
     if (tiles.start_row >= tiles.rows[tile])
         return "start_row is not below the tile's rows";
-    if (in->opcode != TILESTORED)
-        memset(tiles.data[tile][tiles.start_row], 0, (ROWS - tiles.start_row) * ROW_BYTES);
     for (int row = tiles.start_row; row < tiles.rows[tile]; row++) {
         uint64_t address = in->address + row * in->stride;
         check_range(code, in, address, tiles.colsb[tile], stack);

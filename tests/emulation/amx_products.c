@@ -3,7 +3,8 @@
  * Programming Reference (TDPFP16PS). Both float products keep an even and an odd sum per element, both start from zero
  * and grow by FMAs in the order of k; then C += even + odd, two roundings. All of it is FP32, rounds to nearest even,
  * takes FP32 denormals as zero and gives zero for them (DAZ = FTZ = 1), and neither reads nor writes MXCSR. FP16
- * denormals are no FP32 denormals: they count in full. */
+ * denormals are no FP32 denormals: they count in full. What a tile holds beyond its rows and columns nobody can ever
+ * see, for a new shape comes with zeroed tiles: all columns are computed, and none of those is cleared. */
 
 #include "amx.h"
 
@@ -37,7 +38,7 @@ BOTH float widened(uint16_t x, int half)
 
 BOTH void multiply_floats(struct tiles *t, int c, int a, int b, int half)
 {
-    int depth = t->colsb[a] / 4, columns = t->colsb[c] / 4;
+    int depth = t->colsb[a] / 4;
     float right[2][ROWS][LANES]; /* even and odd elements of B */
     for (int k = 0; k < depth; k++)
         for (int n = 0; n < LANES; n++)
@@ -60,14 +61,13 @@ BOTH void multiply_floats(struct tiles *t, int c, int a, int b, int half)
         memcpy(row, t->data[c][m], sizeof row);
         for (int n = 0; n < LANES; n++)
             row[n] += even[n] + odd[n];
-        memset(row + columns, 0, sizeof row - 4 * columns);
         memcpy(t->data[c][m], row, sizeof row);
     }
 }
 
 BOTH void multiply_bytes(struct tiles *t, int c, int a, int b, int signed_a, int signed_b)
 {
-    int depth = t->colsb[a] / 4, columns = t->colsb[c] / 4;
+    int depth = t->colsb[a] / 4;
     int32_t right[ROWS][4][LANES];
     for (int k = 0; k < depth; k++)
         for (int n = 0; n < LANES; n++)
@@ -85,7 +85,6 @@ BOTH void multiply_bytes(struct tiles *t, int c, int a, int b, int signed_a, int
                 for (int n = 0; n < LANES; n++)
                     row[n] += (uint32_t)(left * right[k][i][n]);
             }
-        memset(row + columns, 0, sizeof row - 4 * columns);
         memcpy(t->data[c][m], row, sizeof row);
     }
 }

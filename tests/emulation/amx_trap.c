@@ -31,9 +31,8 @@ static void forward(int number, siginfo_t *info, void *context)
     else if (previous.sa_handler == SIG_IGN && info->si_code <= 0)
         return;
     else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
-        signal(number, SIG_DFL); /* an instruction is met again, a sent signal sent again */
-        if (info->si_code <= 0)
-            raise(number);
+        signal(number, SIG_DFL);
+        raise(number); /* comes when the handler returns */
     } else
         previous.sa_handler(number);
 }

@@ -128,6 +128,20 @@ with Emulator():
     assert (done.stdout, done.returncode) == ("alive\n", -signal.SIGILL), done.stderr
 
 
+def test_a_sent_signal_executes_nothing() -> None:
+    done = script("""
+from tests.emulation.machine_code import asm_function, run
+seen = []
+signal.signal(signal.SIGILL, lambda number, frame: seen.append(number))
+# kill(getpid(), SIGILL), right before an instruction that would have been executed
+send = asm_function(["movq (%rdi), %rdi", "movq $4, %rsi", "movq $62, %rax", "syscall", "tilerelease"])
+with Emulator() as emulator:
+    run(send, [os.getpid()])
+    assert seen == [signal.SIGILL] and emulator.counters()["TILERELEASE"] == 1
+""")
+    assert done.returncode == 0, done.stderr
+
+
 def test_one_trap_at_a_time(amx: Emulator) -> None:
     with pytest.raises(RuntimeError, match="in place already"), Emulator():
         pass

@@ -84,6 +84,15 @@ def test_encodings_that_fault(amx: Emulator, name: str, reason: str, code: str) 
     assert fault.instruction == name and reason in fault.reason
 
 
+def test_a_fault_leaves_arithmetic_as_it_was(amx: Emulator) -> None:
+    config = configuration(SQUARE)
+    slots, denormal = np.array([config.ctypes.data]), np.array([1e-40], np.float32)
+    assert amx.guarded(compiled(("ldtilecfg", 0), ("tdpbf16ps", 0, 1, 2), ("tilezero", 7)), slots.ctypes.data)
+    assert amx.faults()[0].instruction == "TILEZERO"
+    assert (denormal * 2)[0] > 0
+    run(compiled(("tilerelease",)))
+
+
 def test_a_call_without_fault_is_no_fault(amx: Emulator) -> None:
     config = configuration(SQUARE)
     slots = np.array([config.ctypes.data])
@@ -93,17 +102,37 @@ def test_a_call_without_fault_is_no_fault(amx: Emulator) -> None:
     assert amx.configured_threads == 0
 
 
+# A configuration in the red zone: tile 0 has 1 row of 4 bytes.
+CONFIGURE = [
+    *[f"movq $0, {offset}(%rsp)" for offset in range(-128, -64, 8)],
+    "movb $1, -128(%rsp)", "movb $4, -112(%rsp)", "movb $1, -80(%rsp)", "ldtilecfg -128(%rsp)",
+]  # fmt: skip
+
+
+def test_a_configuration_on_the_stack(amx: Emulator) -> None:
+    run(asm_function([*CONFIGURE, "tilezero %tmm0", "tilerelease"]))
+    assert amx.counters()["TILEZERO"] == 1
+
+
 @pytest.mark.parametrize(
     ("signal_name", "lines"),
     [
         ("SIGILL", ["tilezero %tmm0"]),
         ("SIGSEGV", ["movb $2, -128(%rsp)", "ldtilecfg -128(%rsp)"]),
         ("SIGILL", ["ud2"]),
-        ("SIGILL", [".byte 0xc4,0xe2,0xfb,0x49,0xc0"]),  # TILEZERO with W = 1
-        ("SIGILL", [".byte 0xc4,0xe2,0x73,0x49,0xc0"]),  # TILEZERO with a third operand
-        ("SIGILL", [".byte 0xc4,0xe2,0x7f,0x49,0xc0"]),  # TILEZERO of 256 bits
-        ("SIGILL", [".byte 0xc4,0xe2,0x79,0x49,0xc0"]),  # 49 in a register with 66
-        ("SIGILL", [".byte 0xc4,0xe2,0x7b,0x5e,0x07"]),  # a product from memory
+        *[
+            ("SIGILL", [*CONFIGURE, f".byte {code}"])
+            for code in (
+                "0xc4,0xe2,0xfb,0x49,0xc0",  # TILEZERO with W = 1
+                "0xc4,0xe2,0x73,0x49,0xc0",  # TILEZERO with a third operand
+                "0xc4,0xe2,0x7f,0x49,0xc0",  # TILEZERO of 256 bits
+                "0xc4,0xe3,0x7b,0x49,0xc0",  # TILEZERO in map 3
+                "0xc4,0xe2,0x79,0x49,0xc0",  # a register form that does not exist
+                "0xc4,0xe2,0x78,0x49,0xc1",  # TILERELEASE with an operand
+                "0xc4,0xe2,0x78,0x49,0x4c,0x24,0x80",  # LDTILECFG -128(%rsp) with a tile
+                "0xc4,0xe2,0x7b,0x5e,0x07",  # a product from memory
+            )
+        ],
     ],
 )
 def test_without_a_guard_a_fault_is_the_signal_of_hardware(signal_name: str, lines: list[str]) -> None:

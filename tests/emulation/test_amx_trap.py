@@ -104,6 +104,7 @@ def bf16(*values: float) -> np.ndarray:
         ((0.0, 0.0), (0.0, 0.0), 2.0**-130, 0.0),
         ((2.0**-70, 0.0), (2.0**-60, 0.0), 0.0, 0.0),
         ((2.0**-63, 0.0), (2.0**-63, 0.0), 0.0, 2.0**-126),
+        ((2.0**-63, 0.0), (2.0**-63, 0.0), -1.5 * 2.0**-126, -0.0),
         ((0.0, 0.0), (np.inf, 0.0), 0.0, np.nan),
         # A sum of nothing but -0 is -0 only from C's own: the chains start from +0.
         ((-0.0, -0.0), (1.0, 1.0), -0.0, 0.0),
@@ -154,9 +155,12 @@ def test_tiles_go_to_and_from_memory(amx: Emulator, rng: np.random.Generator, lo
 def test_a_start_row_resumes_a_load(amx: Emulator) -> None:
     config, source, out = configuration({0: (4, 16)}), np.ones((4, 16), np.uint8), np.full((4, 16), 9, np.uint8)
     config[1] = 2
-    code = call(("ldtilecfg", 0), ("tileloadd64", 0, 1, 2), ("tilestored64", 0, 3, 2), ("tilerelease",))
-    code([config.ctypes.data, source.ctypes.data, 16, out.ctypes.data])
+    steps = [("ldtilecfg", 0), ("tileloadd64", 0, 1, 2), ("tilestored64", 0, 3, 2), ("tilerelease",)]
+    slots = [config.ctypes.data, source.ctypes.data, 16, out.ctypes.data]
+    call(*steps)(slots)
     assert out.any(axis=1).tolist() == [False, False, True, True]
+    call(steps[0], ("tilezero", 0), *steps[1:])(slots)  # which sets it to 0
+    assert out.all()
 
 
 def test_zero_and_configuration_clear_tiles(amx: Emulator) -> None:
