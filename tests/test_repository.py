@@ -33,6 +33,7 @@ HEAVY_MODULES = (
 ISA = re.compile(r"(?<![a-z])(avx\d*|amx|sme2?|neon|vnni|zmm|ymm)(?![a-z])", re.IGNORECASE)
 ISA_PLACES = (
     "backends/native/units/",
+    "backends/native/amx_probe.py",
     "backends/native/target.py",
     "backends/native/arm_features.py",
     "tests/backends/native/",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from backends.native import arm_features
+from backends.native import amx_probe, arm_features
 from compiler.errors import TargetError
 
 _BASELINE = {"x86_64": ("x86-64", {"sse2"}), "aarch64": ("generic", {"neon"})}
@@ -19,10 +19,12 @@ _AVX2 = {
     "popcnt", "sahf", "sse", "sse2", "sse3", "sse4.1", "sse4.2", "ssse3", "xsave",
 }  # fmt: skip
 _AVX512 = _AVX2 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
+_AMX = _AVX512 | {"avx512bf16", "avx512vnni", *amx_probe.FEATURES}
 # Machines by name: triple, CPU, features, widest vector in bytes. Any host can generate code for them.
 _MACHINES = {
     "x86-64-v3": ("x86_64-unknown-linux-gnu", "x86-64-v3", _AVX2, 32),
     "x86-64-v4": ("x86_64-unknown-linux-gnu", "x86-64-v4", _AVX512, 64),
+    "x86-64-amx": ("x86_64-unknown-linux-gnu", "x86-64-v4", _AMX, 64),
     "aarch64": ("aarch64-unknown-linux-gnu", "generic", {"neon"}, 16),
     "armv8.6": ("aarch64-unknown-linux-gnu", "generic", {"neon", "dotprod", "i8mm", "bf16", "fullfp16"}, 16),
 }
@@ -127,17 +129,20 @@ class Target:
 @lru_cache(maxsize=1)
 def host() -> Target:
     """This machine."""
-    features = frozenset(name for name, on in llvm.get_host_cpu_features().items() if on) | arm_features.detected()
+    known = {name for name, on in llvm.get_host_cpu_features().items() if on} | arm_features.detected()
+    tiles, refusal = amx_probe.here()
+    features = known | tiles if tiles and not refusal else {f for f in known if not f.startswith("amx")}
     return Target(
         name="host",
         triple=llvm.get_process_triple(),
         cpu=llvm.get_host_cpu_name(),
-        features=features,
+        features=frozenset(features),
         vector=64 if "avx512f" in features else 32 if "avx2" in features else 16,
         l1=_cache_size(1, 32 << 10),
         l2=_cache_size(2, 512 << 10),
         l3=_cache_size(3, 4 << 20),
         cores=usable_cores(),
+        refused=tuple((feature, refusal) for feature in sorted(tiles)) if refusal else (),
     )
 
 
@@ -160,7 +165,7 @@ def named(name: str | Target) -> Target:
         return _held_to_families(here)[name]
     if name in _MACHINES:
         triple, cpu, known, vector = _MACHINES[name]
-        return replace(here, name=name, triple=triple, cpu=cpu, features=frozenset(known), vector=vector)
+        return replace(here, name=name, triple=triple, cpu=cpu, features=frozenset(known), vector=vector, refused=())
     raise TargetError(f"target {name!r} is unknown here; expected one of {', '.join(names())}")
 
 

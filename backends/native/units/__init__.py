@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backends.native.target import Target
-from backends.native.units import avx2, avx512, avx512_bf16, avx512_vnni, avx_vnni, generic, neon
+from backends.native.units import amx, avx2, avx512, avx512_bf16, avx512_vnni, avx_vnni, generic, neon
 from backends.native.units.base import Grid, MatrixUnit
 from compiler.dtypes import DType
 from compiler.errors import DtypeError
@@ -11,6 +11,7 @@ from compiler.errors import DtypeError
 __all__ = ["ORDERED", "Grid", "MatrixUnit", "select"]
 
 ORDERED: tuple[MatrixUnit, ...] = (
+    *amx.UNITS,
     *avx512_bf16.UNITS,
     *avx512_vnni.UNITS,
     *avx512.UNITS,
