@@ -1,0 +1,88 @@
+"""Which products tiles are chosen for, and the code of their inner loops, for a machine that has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from llvmlite import ir
+
+from backends.native import attention, gemm
+from backends.native.gemm import GemmKernel
+from backends.native.jit import optimized, target_machine
+from backends.native.target import named
+from backends.native.units import MatrixUnit, amx, select
+from compiler import dtypes
+from compiler.dims import Size, symbol
+from compiler.expr import arg
+from compiler.kernels import AttentionSpec, GemmSpec, KernelCall, View
+
+MACHINE = named("x86-64-amx")
+
+
+def kernel(unit: MatrixUnit, m: Size, n: Size = 96, k: Size = 256, **spec: object) -> GemmKernel:
+    """For a product of a weight, of the unit's types."""
+    what = GemmSpec(unit.a, unit.b, unit.acc, 0, "row", "row", True, (), (), (), ("unit",))
+    a, b, c = View("a", unit.a, (m, k), (k, 1)), View("b", unit.b, (k, n), (n, 1)), View("c", unit.acc, (m, n), (n, 1))
+    return gemm.select(KernelCall(replace(what, **spec), (a, b), (c,)), MACHINE)
+
+
+@pytest.mark.parametrize("unit", amx.UNITS, ids=lambda unit: unit.name)
+def test_tiles_multiply_what_has_rows_for_them(unit: MatrixUnit) -> None:
+    for m, grid in ((16, "32x32"), (5, "32x32"), (64, "32x32"), (symbol("m"), "32x32")):
+        chosen = kernel(unit, m)
+        assert (chosen.unit, chosen.reason) == (unit.name, "")
+        assert chosen.name.startswith(f"gemm_{unit.a}_{unit.b}_{unit.acc}_{unit.isa}_{grid}_")
+    assert kernel(unit, 64, 16).name.startswith(f"gemm_{unit.a}_{unit.b}_{unit.acc}_{unit.isa}_32x16_")
+    few = kernel(unit, 4)
+    assert few.matrix_unit.acc_type is not None
+    assert few.reason.startswith(f"{unit.isa} is for tiles of 16 rows")
+
+
+def test_registers_decode_weights_and_attend() -> None:
+    unit = amx.UNITS[0]
+    coded = kernel(unit, 64, codes=dtypes.uint4)
+    assert (coded.unit, coded.reason) == ("avx512_bf16_bfloat16", "amx_bf16 is for tiles of 16 rows")
+    spec = AttentionSpec(dtypes.bfloat16, dtypes.float32, 0, arg(0, dtypes.float32), (), ())
+    views = [View(name, dtypes.bfloat16, (64, 64), (64, 1)) for name in "qkvo"]
+    attends = attention.select(KernelCall(spec, tuple(views[:3]), tuple(views[3:])), MACHINE)
+    assert attends.unit == "avx512_bf16_bfloat16"
+
+
+def test_other_types_stay_on_registers() -> None:
+    for dtype in (dtypes.float32, dtypes.float64):
+        assert select(MACHINE, dtype, dtype, dtype, True)[0].isa == "avx512"
+    unit, reason = select(named("x86-64-v4"), *[dtypes.bfloat16] * 2, dtypes.float32, True)
+    assert unit.isa == "avx512"
+    assert reason == "amx_bf16 needs amx-tile, amx-bf16; avx512_bf16 needs avx512bf16"
+
+
+def inner_loops(chosen: GemmKernel) -> dict[str, list[str]]:
+    """The instructions of every innermost loop with a product, by micro-kernel."""
+    module = ir.Module(chosen.name)
+    chosen.emit(module)
+    code = target_machine(MACHINE).emit_assembly(optimized(module, MACHINE, chosen.passes))
+    loops = {}
+    for name, body in re.findall(rf"^{chosen.name}_(\d+x\d+x1):\n(.*?)\n\s+retq", code, re.MULTILINE | re.DOTALL):
+        lines = [line.split("#")[0].strip() for line in body.splitlines()]
+        end = next(i for i, line in enumerate(lines) if line.startswith("jl") and "tdp" in "".join(lines[:i]))
+        start = lines.index(f"{lines[end].split()[1]}:")
+        loops[name] = [line for line in lines[start + 1 : end + 1] if line]
+    return loops
+
+
+@pytest.mark.parametrize("unit", amx.UNITS, ids=lambda unit: unit.name)
+def test_inner_loops_load_each_tile_once(unit: MatrixUnit, golden: Callable[[str, str], None]) -> None:
+    loops = inner_loops(kernel(unit, symbol("m"), symbol("n"), symbol("k")))
+    assert set(loops) == {"32x32x1", "32x16x1", "16x32x1", "16x16x1"}
+    for name, lines in loops.items():
+        rows, columns = (int(extent) // 16 for extent in name.split("x")[:2])
+        mnemonics = [line.split()[0] for line in lines]
+        assert sum(m == "tileloadd" for m in mnemonics) == rows + columns
+        assert sum(m.startswith("tdp") for m in mnemonics) == rows * columns
+        assert not {"call", "callq", "tilestored", "tilezero", "ldtilecfg", "push", "pop"} & set(mnemonics)
+        assert not any("%rsp" in line or "%rip" in line for line in lines), "spills or relocations"
+    text = "\n".join(re.sub(r"\s+", " ", line) for line in loops["32x32x1"] if not line.startswith("prefetch"))
+    golden(f"asm/{unit.name}_32x32", re.sub(r"\.LBB\d+_\d+", ".L", text))
