@@ -102,16 +102,17 @@ def test_a_call_without_fault_is_no_fault(amx: Emulator) -> None:
     assert amx.configured_threads == 0
 
 
-# A configuration in the red zone: tile 0 has 1 row of 4 bytes.
+# A configuration in the red zone: tiles 0 to 2 have 1 row of 4 bytes.
 CONFIGURE = [
     *[f"movq $0, {offset}(%rsp)" for offset in range(-128, -64, 8)],
-    "movb $1, -128(%rsp)", "movb $4, -112(%rsp)", "movb $1, -80(%rsp)", "ldtilecfg -128(%rsp)",
+    "movb $1, -128(%rsp)", *[f"movb $4, {offset}(%rsp)" for offset in (-112, -110, -108)],
+    *[f"movb $1, {offset}(%rsp)" for offset in (-80, -79, -78)], "ldtilecfg -128(%rsp)",
 ]  # fmt: skip
 
 
 def test_a_configuration_on_the_stack(amx: Emulator) -> None:
-    run(asm_function([*CONFIGURE, "tilezero %tmm0", "tilerelease"]))
-    assert amx.counters()["TILEZERO"] == 1
+    run(asm_function([*CONFIGURE, "tdpbssd %tmm2, %tmm0, %tmm1", "tilerelease"]))
+    assert amx.counters()["TDPBSSD"] == 1
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_a_configuration_on_the_stack(amx: Emulator) -> None:
                 "0xc4,0xe2,0x79,0x49,0xc0",  # a register form that does not exist
                 "0xc4,0xe2,0x78,0x49,0xc1",  # TILERELEASE with an operand
                 "0xc4,0xe2,0x78,0x49,0x4c,0x24,0x80",  # LDTILECFG -128(%rsp) with a tile
-                "0xc4,0xe2,0x7b,0x5e,0x07",  # a product from memory
+                "0xc4,0xe2,0x6b,0x5e,0x0f",  # a product from memory
             )
         ],
     ],
