@@ -70,10 +70,11 @@ BOTH void multiply_bytes(struct tiles *t, int c, int a, int b, int signed_a, int
     int depth = t->colsb[a] / 4;
     int32_t right[ROWS][4][LANES];
     for (int k = 0; k < depth; k++)
-        for (int n = 0; n < LANES; n++)
-            for (int i = 0; i < 4; i++) {
-                uint8_t x = t->data[b][k][4 * n + i];
-                right[k][i][n] = signed_b ? (int8_t)x : x;
+        for (int i = 0; i < 4; i++)
+            for (int n = 0; n < LANES; n++) {
+                uint32_t word;
+                memcpy(&word, &t->data[b][k][4 * n], sizeof word);
+                right[k][i][n] = signed_b ? (int8_t)(word >> 8 * i) : (uint8_t)(word >> 8 * i);
             }
     for (int m = 0; m < t->rows[c]; m++) {
         uint32_t row[LANES];
