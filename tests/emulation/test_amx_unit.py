@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from backends.native.blocking import Blocking
 from backends.native.target import Target, host
 from backends.native.units import MatrixUnit
 from backends.native.units import amx as tiles
+from bench.peak import PeakLoop
 from compiler.canonical import PRODUCT_CHUNK
 from compiler.dtypes import uint8
 from compiler.kernels import BROADCAST, GENERAL, UNIT, GemmSpec
@@ -217,3 +219,29 @@ def test_groups_of_rows(unit: MatrixUnit, constant: bool, product: Product) -> N
         for matrix, start, stop in zip(b, (0, *ends), ends, strict=False):
             expected[start:stop] = defined(unit, a[start:stop], matrix)
         assert_same(product(unit, a, b, constant=constant, ends=np.array(ends), threads=2)[0], expected)
+
+
+@pytest.mark.parametrize("unit", [BF16, FP16], ids=lambda unit: unit.name)
+def test_denormals_infinities_and_nans(unit: MatrixUnit, product: Product) -> None:
+    """BF16 denormals count as 0, FP16 ones do not, those of FP32 nowhere; padding meets neither infinities nor NaNs."""
+    kind = unit.a.numpy
+    tiny, least = ml_dtypes.finfo(kind).tiny, ml_dtypes.finfo(kind).smallest_subnormal
+    values = np.array([0, -0.0, 1, tiny, least, -least, np.inf, -np.inf, np.nan, 3e-4], kind)
+    chances = np.array([6, 4, 8, 3, 3, 3, 0.1, 0.1, 0.1, 4])
+    rng = np.random.default_rng(11)
+    a, b = (rng.choice(values, shape, p=chances / chances.sum()) for shape in ((21, unit.k + 6), (unit.k + 6, 19)))
+    expected = defined(unit, a, b)
+    assert np.isnan(expected).any() and np.isfinite(expected).any()
+    assert_same(product(unit, a, b, PLAIN)[0], expected)
+    small = np.full((5, 4), 2.0**-63 if unit is BF16 else tiny, kind)  # products are denormals of FP32 in bfloat16
+    assert_same(product(unit, small, small.T, PLAIN)[0], defined(unit, small, small.T))
+
+
+@every_unit
+def test_the_peak_loop_multiplies_in_every_step(unit: MatrixUnit, machine: Target, amx: Emulator) -> None:
+    loop = PeakLoop(unit, machine)
+    amx.ranges.clear()
+    amx.reset()
+    loop(7)
+    assert amx.counters()[PRODUCTS[unit.name]] == 7 * loop.products == 28
+    assert amx.configured_threads == 0

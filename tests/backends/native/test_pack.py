@@ -17,18 +17,23 @@ from tests.backends.native.pages import at_page_end
 
 RNG = np.random.default_rng(3)
 PANELS = (Panel(dtypes.float32, 32, 1, 16), Panel(dtypes.float64, 8, 1, 8), Panel(dtypes.float32, 8, 1, 16),
-          Panel(dtypes.float32, 10, 2, 5), Panel(dtypes.float32, 6, 1, 4))  # fmt: skip
+          Panel(dtypes.float32, 10, 2, 5), Panel(dtypes.float32, 6, 1, 4), Panel(dtypes.float16, 32, 2, 16, 32),
+          Panel(dtypes.float16, 16, 4, 16, 8), Panel(dtypes.float32, 6, 2, 4, 8))  # fmt: skip
 ARGUMENTS = [ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]
 
 
-@pytest.mark.parametrize(("width", "depth"), [(1, 1), (4, 1), (3, 2), (16, 4), (5, 3)])
-def test_the_packing_formula(width: int, depth: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "depth", "multiple"), [(1, 1, 1), (4, 1, 1), (3, 2, 2), (16, 4, 1), (5, 3, 1), (4, 2, 8), (3, 1, 5)]
+)
+def test_the_packing_formula(width: int, depth: int, multiple: int) -> None:
     for shape in ((1, 1), (4, 6), (7, 5), (2, 3, 17, 9), (0, 4), (4, 0)):
         array = RNG.standard_normal(shape)
-        packed = pack_panels(array, width, depth)
+        packed = pack_panels(array, width, depth, multiple)
         *outer, x, k = shape
-        assert packed.shape == (*outer, -(-x // width), -(-k // depth), width, depth) and packed.flags.c_contiguous
-        padded = np.zeros((*outer, -(-x // width) * width, -(-k // depth) * depth))
+        whole = max(depth, multiple)
+        blocks = -(-k // whole) * (whole // depth)
+        assert packed.shape == (*outer, -(-x // width), blocks, width, depth) and packed.flags.c_contiguous
+        padded = np.zeros((*outer, -(-x // width) * width, blocks * depth))
         padded[..., :x, :k] = array
         for at in np.ndindex(*padded.shape):
             *o, i, j = at
@@ -57,7 +62,7 @@ def test_native_packers_follow_it_and_read_nothing_else(panel: Panel, axis: str)
             dense = {"x": logical.T, "k": logical, "": np.repeat(logical, 2, axis=1)}[axis]
             source = at_page_end(np.ascontiguousarray(dense))
             view = {"x": source.T, "k": source, "": source[:, ::2]}[axis]
-            expected = pack_panels(logical, panel.width, panel.depth)
+            expected = pack_panels(logical, panel.width, panel.depth, panel.multiple)
             found = np.full(expected.size + 16, 7, expected.dtype)
             function(view.ctypes.data, *view.strides, xs, ks, found.ctypes.data)
             assert np.array_equal(found[: expected.size], expected.reshape(-1))
