@@ -5,15 +5,15 @@ READY := .venv/.ready
 
 # One target after the other, whatever -j says: CI reads the last line.
 .NOTPARALLEL:
-.PHONY: demo test test-slow browser fuzz test-exhaustive coverage lint format bench docs clean
+.PHONY: demo test test-slow browser emulators fuzz test-exhaustive coverage lint format bench docs clean
 
 demo: $(READY)
 	$(RUN) -m bench.demo
 
-test: $(READY)
+test: $(READY) emulators
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2
 
-test-slow: $(READY) browser
+test-slow: $(READY) browser emulators
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m slow
 
 # A test opens the page of `sansuan compare` in a real browser.
@@ -21,6 +21,10 @@ browser:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 	|| { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
 	|| { echo "make test-slow needs a browser, and apt-get may not install it here: install chromium"; exit 1; }
+
+# Arm kernels are tested under QEMU; where apt may not fetch it those tests skip and say so.
+emulators: $(READY)
+	@$(RUN) -m tests.emulation.aarch64_install
 
 # Finds what nobody has met yet, so it decides no change: what it finds becomes a test.
 fuzz: $(READY)
