@@ -32,7 +32,7 @@ _WORDS = ir.VectorType(I32, 4)
 
 def _lane(builder: ir.IRBuilder, pointer: ir.Value, kind: ir.Type, align: int) -> ir.Value:
     """A float alone in a register, for products by its lane. The fence is no instruction: it keeps LLVM from loading
-    with a broadcast, which occupies a multiplier's pipeline and has no register offset."""
+    with a broadcast, which by Arm's optimisation guides takes a slot of a multiplier's pipeline too."""
     element = builder.load(builder.bitcast(pointer, kind.as_pointer()), align=align)
     return intrinsic(builder, "arithmetic.fence", kind, [element], [kind])
 
@@ -116,6 +116,10 @@ class ByteMatrixUnit(RegisterUnit):
     are transposed."""
 
     product: str = ""
+
+    @property
+    def mma_cycles(self) -> float:
+        return 1.0
 
     @property
     def in_place(self) -> bool:
