@@ -78,9 +78,13 @@ def types_of(unit: MatrixUnit) -> tuple[str, str]:
     return unit.a.name, unit.b.name
 
 
+def sums_in_order(unit: MatrixUnit) -> bool:
+    """Whether others give the same bits: of bytes all, of floats those without tiles, which start chains anew."""
+    return unit.a.bytes == 1 or (unit.a.is_float and unit.acc_type is not None)
+
+
 SHARED_TYPES = [
-    list(members)
-    for _, members in groupby(sorted((u for u in RUN_HERE if u.a.bytes == 1 or u.a.is_float), key=types_of), types_of)
+    list(members) for _, members in groupby(sorted(filter(sums_in_order, RUN_HERE), key=types_of), types_of)
 ]
 
 

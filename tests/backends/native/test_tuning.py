@@ -211,7 +211,8 @@ def test_trials_run_the_kernel(case: Case, threads: int) -> None:
         call = planned(case)
         assert isinstance(call.kernel, gemm.GemmKernel)
         tried = Trial(call.kernel, call, number, threads, Pool(case.b == "cold"))
-        cut = Blocking(8, 48 * 16, 8, case.k, 1, call.kernel.spec.b_axis == "column", False)
+        rows = call.kernel.shape.grid.rows * call.kernel.matrix_unit.m
+        cut = Blocking(rows, 48 * 16, rows, case.k, 1, call.kernel.spec.b_axis == "column", False)
         assert 0 < tried.calibrate(cut) < float("inf") and 1 <= tried.repeat <= trial.MOST_CALLS
         assert 0 < tried.nanoseconds(cut) < float("inf")
 
