@@ -9,6 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from backends.native import gemm
+from backends.native.blocking import Blocking
 from backends.native.target import named
 from backends.native.units import MatrixUnit, neon
 from compiler import dtypes
@@ -114,6 +116,18 @@ def test_epilogues(unit: MatrixUnit, aarch64: Processor, monkeypatch: pytest.Mon
         found = multiply(a, b, spec=spec, out_orders=orders, target=TARGET, **options)
         for value, expected in zip(found, finished(outputs, defined(unit, a, b), operands), strict=True):
             assert_same(value, expected)
+
+
+@pytest.mark.parametrize("unit", KINDS, ids=name_of)
+def test_blocks_of_k_resume(unit: MatrixUnit, aarch64: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From tiles that earlier ones left."""
+    use(monkeypatch, unit)
+    cut = Blocking(16, 96, 8, 16, 1, True, True)
+    monkeypatch.setattr(gemm, "blocking", lambda *_: cut)
+    for m, n, k in ((9, 25, 50), (17, 30, 48)):
+        a, b = draw((m, k), unit.a), draw((k, n), unit.b)
+        operands = PACKED.neutral(unit, m, n)
+        assert_same(PACKED.run(unit, a, b, operands, target=TARGET)[0], defined(unit, a, b))
 
 
 @pytest.mark.slow
