@@ -29,6 +29,7 @@ def ops(model: bytes) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load_model_from_string(model).graph.node)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_everybody_is_right_or_says_why_not(precision: str) -> None:
     work = mlp(precision)

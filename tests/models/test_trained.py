@@ -30,6 +30,7 @@ def test_digits_to_train_and_to_test_with_differ() -> None:
     assert images.min() == 0 and images.max() == 1
 
 
+@pytest.mark.slow
 def test_training_is_the_same_every_time_and_leaves_no_trace() -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     first, second = (chars.train.__wrapped__(3).state_dict() for _ in range(2))
@@ -61,6 +62,7 @@ def test_text_held_out_follows_itself() -> None:
         chars.held_out(10**6)
 
 
+@pytest.mark.slow
 def test_text_held_out_is_not_trained_on() -> None:
     texts = docstrings.docstrings()
     assert list(texts) == sorted(set(texts))

@@ -23,6 +23,10 @@ MULTIPLIED = {"bf16": "bfloat16", "int8": "int8", "static": "int8"}
 SIZES = {"bert": {0: "batch", 1: "seq"}, "resnet": {0: "batch"}}
 
 
+# What needs no ranges is tested on every change, the rest behind the slow marker.
+MARKED = [p if p == "int8" else pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS]
+
+
 def best_family(target: str, precision: str) -> str:
     """The family of units that multiplies a precision on a target."""
     families = targets.named(target).unit_families.items()
@@ -71,7 +75,7 @@ def outputs(compiled: runtime.Program, inputs: tuple[torch.Tensor, ...]) -> list
     return [r.numpy() for r in (results if isinstance(results, tuple) else (results,))]
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", MARKED)
 @pytest.mark.parametrize("name", SIZES)
 def test_the_reference_gives_the_same_bits(name: str, precision: str) -> None:
     module, inputs = model(name)
@@ -81,7 +85,14 @@ def test_the_reference_gives_the_same_bits(name: str, precision: str) -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize(("precision", "target"), [(p, target) for p in PRECISIONS for target in forced(p)])
+@pytest.mark.parametrize(
+    ("precision", "target"),
+    [
+        pytest.param(p, target, marks=() if p == "int8" else pytest.mark.slow)
+        for p in PRECISIONS
+        for target in forced(p)
+    ],
+)
 @pytest.mark.parametrize("name", SIZES)
 def test_every_unit_gives_the_same_bits(name: str, precision: str, target: str) -> None:
     inputs = model(name)[1]
@@ -94,7 +105,7 @@ def test_every_unit_gives_the_same_bits(name: str, precision: str, target: str) 
     )
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", MARKED)
 @pytest.mark.parametrize("name", SIZES)
 def test_threads_and_batch_change_nothing(name: str, precision: str) -> None:
     inputs = model(name)[1]
