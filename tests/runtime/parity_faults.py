@@ -135,7 +135,7 @@ def planted(fault: str, *nodes: str) -> Iterator[None]:
         if node not in call.where or not is_byte_product(call):
             return select(call, *rest)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gemm, "select_unit", lambda _, a, b, acc: (saturating_unit(a, b), "saturates"))
+            patch.setattr(gemm, "select_unit", lambda _, a, b, *rest: (saturating_unit(a, b), "saturates"))
             return select(call, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
