@@ -122,12 +122,11 @@ def machine_steps() -> Steps:
     xgetbv = ctypes.CFUNCTYPE(ctypes.c_uint64)(engine.get_function_address("xgetbv"))
 
     def cpuid(leaf: int, subleaf: int) -> tuple[int, int, int, int]:
-        assert engine is not None  # which holds the code
         ask(leaf, subleaf, ctypes.addressof(numbers))
         eax, ebx, ecx, edx = numbers
         return eax, ebx, ecx, edx
 
-    return Steps(cpuid, lambda: xgetbv() if engine else 0, _request, product_is_right)
+    return Steps(cpuid, xgetbv, _request, product_is_right)
 
 
 def _request() -> int:
@@ -151,7 +150,9 @@ def product_is_right() -> bool:
     return bool(np.array_equal(c, a.astype(np.int32) @ columns.astype(np.int32)))
 
 
+@lru_cache(maxsize=4)
 def _compiled(text: str, features: str) -> llvm.ExecutionEngine:
+    """An engine with the functions of a module; kept, since code lives no longer than it."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()
