@@ -12,6 +12,7 @@ import ml_dtypes  # noqa: F401 -- teaches NumPy the 16-bit and 8-bit types
 import numpy as np
 from llvmlite import ir
 
+from backends.native import units
 from backends.native.jit import Engine
 from backends.native.kernel import SLOT_FIRST_INPUT, SLOT_STATUS, Arguments, NativeKernel
 from backends.native.target import Target, host
@@ -39,6 +40,15 @@ def target_with(vector: int) -> Target:
 TARGETS = tuple(
     host() if vector == host().vector else target_with(vector) for vector in (64, 32, 16) if vector <= host().vector
 )
+
+
+def in_order() -> Target:
+    """This machine without the units that sum floats in an order of their own, those with tiles."""
+    here = [unit for unit in units.ORDERED if not unit.missing(host())]
+    own = [unit for unit in here if unit.acc_type is None and unit.acc.is_float]
+    kept = {feature for unit in here if unit not in own for feature in unit.requires}
+    dropped = {feature for unit in own for feature in unit.requires} - kept
+    return replace(host(), name="in order", features=host().features - dropped) if own else host()
 
 
 def view_of(array: np.ndarray, name: str) -> View:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from backends.native.executable import Executable
-from backends.native.target import host
 from backends.reference.emulator import EmulatedExecutable
 from compiler.op import Op, Sample
 from compiler.pipeline import lower_graph
+from tests.backends.native.harness import in_order
 from tests.compiler.test_lowering import cases, graph_of
 
 
@@ -29,7 +29,7 @@ def test_native_gives_the_emulated_bits(entry: Op, sample: Sample) -> None:
     graph, arrays = graph_of(entry, sample)
     lowered = lower_graph(graph)
     expected = EmulatedExecutable(lowered, "emulate").run(arrays)
-    found = Executable(lowered, host(), Settings()).run([np.ascontiguousarray(a).reshape(a.shape) for a in arrays])
+    found = Executable(lowered, in_order(), Settings()).run([np.ascontiguousarray(a).reshape(a.shape) for a in arrays])
     for got, want in zip(found, expected, strict=True):
         assert got.dtype == want.dtype and got.shape == want.shape
         assert same_bits(got, want), (got, want)
