@@ -56,6 +56,7 @@ def _onnx_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", parameters(FAILURES))
 def test_reference(name: str) -> None:

@@ -133,9 +133,10 @@ def test_threads_and_batch_change_nothing(name: str, precision: str) -> None:
             np.testing.assert_array_equal(found, wanted[row : row + 1])
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("bf16", 2e-2), ("int8", 5e-2), ("static", 5e-2)])
+@pytest.mark.parametrize("precision", MARKED)
 @pytest.mark.parametrize("name", SIZES)
-def test_errors_are_of_the_size_of_the_type(name: str, precision: str, bound: float) -> None:
+def test_errors_are_of_the_size_of_the_type(name: str, precision: str) -> None:
+    bound = 0.02 if precision == "bf16" else 0.05
     module, inputs = model(name)
     with torch.inference_mode():
         truth = module(*inputs)
@@ -145,9 +146,10 @@ def test_errors_are_of_the_size_of_the_type(name: str, precision: str, bound: fl
     assert 1e-5 < error < bound, error  # and it is not float32 in disguise
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("int8", "int8"), ("static", "uint8")])
+@pytest.mark.parametrize("precision", MARKED)
 @pytest.mark.parametrize("name", SIZES)
-def test_the_ledger_tells_what_runs_in_what(name: str, precision: str, dtype: str) -> None:
+def test_the_ledger_tells_what_runs_in_what(name: str, precision: str) -> None:
+    dtype = {"bf16": "bfloat16", "int8": "int8", "static": "uint8"}[precision]
     products = [
         row for row in program(name, precision).ledger()
         if row.op in ("aten.linear", "aten.conv2d", "aten.convolution", "aten.scaled_dot_product_attention")

@@ -94,6 +94,7 @@ def test_float32(name: str, source: str) -> None:
     check(program, name, 2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_float64_from_torch(name: str) -> None:
     _, inputs = model(name, double=True)

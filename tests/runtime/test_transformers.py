@@ -83,6 +83,7 @@ def check(family: str, experts: str | None) -> None:
     assert "cuts: none" in program.explain()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["Mixtral", "GptOss"])
 def test_experts_of_any_routing_run_through_one_program(family: str) -> None:
     check(family, "grouped_mm")

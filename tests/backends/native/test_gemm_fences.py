@@ -77,6 +77,7 @@ def check(body: Callable[[Note], None]) -> None:
     assert not what, what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", FAMILIES, ids=name_of)
 def test_products_of_all_layouts(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
     bodies = []
