@@ -25,9 +25,9 @@ PRODUCTS = {
 def inner_loop(unit: MatrixUnit, target: Target) -> list[str]:
     """The instructions of the loop with most products, of a kernel for 16 x 96 results and 64 deep."""
     spec = GemmSpec(unit.a, unit.b, unit.acc, 0, "row", "row", True, (), (), (), ("unit",))
-    a, b, c = (
-        View("a", unit.a, (16, 64), (64, 1)), View("b", unit.b, (64, 96), (96, 1)), View("c", unit.acc, (16, 96), (96, 1))
-    )  # fmt: skip
+    a = View("a", unit.a, (16, 64), (64, 1))
+    b = View("b", unit.b, (64, 96), (96, 1))
+    c = View("c", unit.acc, (16, 96), (96, 1))
     kernel = gemm.select(KernelCall(spec, (a, b), (c,)), target)
     module = ir.Module(kernel.name)
     kernel.emit(module)
