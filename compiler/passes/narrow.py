@@ -8,7 +8,6 @@ same model gives the same bits everywhere.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,8 +15,8 @@ from compiler import dtypes
 from compiler.builder import Builder
 from compiler.ir import Graph, Node, Value
 from compiler.passes.narrow_bfloat import in_bfloat16
-from compiler.passes.narrow_bytes import in_bytes, why_not_bytes
-from compiler.passes.narrow_operands import Operands
+from compiler.passes.narrow_bytes import in_bytes, weight_side, why_not_bytes
+from compiler.passes.narrow_operands import Operands, depth_of
 from compiler.passes.narrow_weights import BITS, why_not_codes, with_codes
 from compiler.policy import Calibrated, Policy
 
@@ -80,8 +79,8 @@ def activation(operands: Operands, node: Node) -> Value | None:
     """The operand of a product that static quantization needs the range of: the one that is no weight."""
     if node.op not in ("matmul", "conv") or why_not_bytes(operands, node):
         return None
-    weight = operands.constant(node.inputs[1]) is not None
-    return node.inputs[0 if weight else 1]
+    side = weight_side(operands, node)
+    return None if side is None else node.inputs[1 - side]
 
 
 def _narrowed(b: Builder, operands: Operands, policy: Policy, site: Site, node: Node) -> tuple[Value, ...] | None:
@@ -117,7 +116,7 @@ def _against(operands: Operands, policy: Policy, key: str, node: Node, precision
         return _STAYS[node.op]
     if precision in BITS:
         return why_not_codes(operands, node, policy.group)
-    depth = _depth(node)
+    depth = depth_of(node)
     if node.op == "conv" and node.attrs["group"] > 1 and node.inputs[1].type.shape[1] == 1:
         return "a depthwise convolution is no matrix product"
     if isinstance(depth, int) and depth < LEAST_DEPTH:
@@ -129,17 +128,9 @@ def _against(operands: Operands, policy: Policy, key: str, node: Node, precision
 
 def _too_few(operands: Operands, node: Node) -> str:
     """Whether rows are multiplied by too few weights to be worth finding their ranges."""
-    weights = operands.constant(node.inputs[1]) if node.op == "matmul" else None
-    weights = operands.constant(node.inputs[0]) if node.op == "matmul" and weights is None else weights
+    side = weight_side(operands, node) if node.op == "matmul" else None
+    weights = None if side is None else operands.constant(node.inputs[side])
     if weights is None or weights.shape[-2] * weights.shape[-1] >= LEAST_WEIGHTS:
         return ""
     k, n = weights.shape[-2:]
     return f"with {k} x {n} weights a row's products gain less than finding its range costs"
-
-
-def _depth(node: Node) -> object:
-    """How many products an element of the result sums up."""
-    shape = node.inputs[1].type.shape
-    if node.op == "conv":
-        return math.prod(shape[1:]) if all(isinstance(size, int) for size in shape[1:]) else None
-    return shape[-2]

@@ -7,7 +7,6 @@ a convolution (there around 0, because one element pads all samples).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +18,7 @@ from compiler.ir import Node, Value
 from compiler.ops.zero_points import less_zero_points
 from compiler.passes.narrow_bfloat import channel_operand
 from compiler.passes.narrow_codes import row_codes, sample_codes, smoothed, static_codes
-from compiler.passes.narrow_operands import Operands, product_again
+from compiler.passes.narrow_operands import Operands, depth_of, product_again
 from compiler.policy import Calibrated
 from compiler.quantization import symmetric
 
@@ -38,12 +37,12 @@ def why_not_bytes(operands: Operands, node: Node) -> str:
         return "its weights are stored as codes with scales along K"
     if node.op not in ("matmul", "conv"):
         return "no matrix product"
-    weights = _weight_side(operands, node)
+    weights = weight_side(operands, node)
     if weights is None:
         return "both operands are computed"
     array = operands.constant(node.inputs[weights])
-    depth = math.prod(array.shape[1:]) if node.op == "conv" else array.shape[weights - 2]
-    if depth > _EXACT:
+    depth = depth_of(node)
+    if isinstance(depth, int) and depth > _EXACT:
         return f"sums of {depth} products of bytes need more than 32 bits"
     if not np.isfinite(array.astype(np.float32)).all():
         return "its weights are not all finite"
@@ -52,12 +51,12 @@ def why_not_bytes(operands: Operands, node: Node) -> str:
 
 def in_bytes(b: Builder, operands: Operands, node: Node, how: Calibrated) -> tuple[Value, ...]:
     """A product's results with both operands quantized; the epilogue is given the sums as float32."""
-    side = _weight_side(operands, node)
+    side = weight_side(operands, node)
     assert side is not None
     return _conv(b, operands, node, how) if node.op == "conv" else _matmul(b, operands, node, side, how)
 
 
-def _weight_side(operands: Operands, node: Node) -> int | None:
+def weight_side(operands: Operands, node: Node) -> int | None:
     """Which operand is a weight of at least two axes: the right one where both are."""
     for side in (1, 0) if node.op == "matmul" else (1,):
         array = operands.constant(node.inputs[side])

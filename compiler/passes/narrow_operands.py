@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from compiler import dims
 from compiler.builder import Builder
+from compiler.dims import Size
 from compiler.expr import Expr, arg, cast, transform
 from compiler.ir import Node, Value
 from compiler.op import lookup
@@ -90,6 +93,14 @@ def product_again(
     names = [value.name for value in node.outputs]
     inputs = [*operands, *[None] * (lead - len(operands)), *own, *extras]
     return b.emit_many(node.op, inputs, {**node.attrs, "epilogue": epilogue, **attrs}, names)
+
+
+def depth_of(node: Node) -> Size | None:
+    """How many products an element of a product's result sums up; None where weights have no known shape."""
+    shape = node.inputs[1].type.shape
+    if node.op == "conv":
+        return math.prod(shape[1:]) if dims.is_static(shape[1:]) else None
+    return shape[-2]
 
 
 def _plain(node: Node, total: Expr) -> Expr:

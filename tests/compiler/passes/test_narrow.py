@@ -138,6 +138,7 @@ def test_smoothing_codes_and_correction_are_obeyed() -> None:
         (conv(1, 4, (3, 3)), (1, 1, 8, 8), "sums of 9 products"),
         (matmul(64, 16), (4, 64), "64 x 16 weights"),
         (with_itself, (40, 32), "both operands are computed"),
+        (matmul(70_000, 16), (1, 70_000), "sums of 70000 products of bytes need more than 32 bits"),
         (infinite, (4, 128), "not all finite"),
     ],
 )
@@ -147,3 +148,11 @@ def test_what_stays_as_written_says_why(
     lowered = lower_graph(graph(make, *shape).with_policy(Policy("int8")))
     assert reason in lowered.remarks[NAME]
     assert not any(view.dtype.bits == 8 for call in lowered.calls for view in call.reads if view is not None)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_many_results_of_short_sums_fit_32_bits(left: bool) -> None:
+    make, shape = (matmul(70_000, 16, left=True), (16, 2)) if left else (matmul(16, 70_000), (2, 16))
+    lowered = lower_graph(graph(make, *shape).with_policy(Policy("int8")))
+    assert NAME not in lowered.remarks
+    assert any(view.dtype.bits == 8 for call in lowered.calls for view in call.reads if view is not None)
