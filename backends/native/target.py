@@ -20,13 +20,16 @@ _AVX2 = {
 }  # fmt: skip
 _AVX512 = _AVX2 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
 _AMX = _AVX512 | {"avx512bf16", "avx512vnni", *amx_probe.FEATURES}
-# Machines by name: triple, CPU, features, widest vector in bytes. Any host can generate code for them.
+_ARM_8_6 = {"neon", "dotprod", "i8mm", "bf16", "fullfp16"}
+# Machines by name: triple, CPU, features, widest vector and vector of streaming mode in bytes. Any host can generate
+# code for them.
 _MACHINES = {
-    "x86-64-v3": ("x86_64-unknown-linux-gnu", "x86-64-v3", _AVX2, 32),
-    "x86-64-v4": ("x86_64-unknown-linux-gnu", "x86-64-v4", _AVX512, 64),
-    "x86-64-amx": ("x86_64-unknown-linux-gnu", "x86-64-v4", _AMX, 64),
-    "aarch64": ("aarch64-unknown-linux-gnu", "generic", {"neon"}, 16),
-    "armv8.6": ("aarch64-unknown-linux-gnu", "generic", {"neon", "dotprod", "i8mm", "bf16", "fullfp16"}, 16),
+    "x86-64-v3": ("x86_64-unknown-linux-gnu", "x86-64-v3", _AVX2, 32, 0),
+    "x86-64-v4": ("x86_64-unknown-linux-gnu", "x86-64-v4", _AVX512, 64, 0),
+    "x86-64-amx": ("x86_64-unknown-linux-gnu", "x86-64-v4", _AMX, 64, 0),
+    "aarch64": ("aarch64-unknown-linux-gnu", "generic", {"neon"}, 16, 0),
+    "armv8.6": ("aarch64-unknown-linux-gnu", "generic", _ARM_8_6, 16, 0),
+    "armv9-sme": ("aarch64-unknown-linux-gnu", "generic", _ARM_8_6 | {"sme", "sme-f64f64"}, 16, 64),
 }
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
 
@@ -35,7 +38,8 @@ _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
 class Target:
     """A machine kernels are generated for. Cache sizes in bytes (l3 is what one core may use), `vector` the widest
     vector register in bytes, `features` LLVM feature names without sign, `cores` what this process may use, `refused`
-    features the machine names but does not let this process use, each with the reason."""
+    features the machine names but does not let this process use, each with the reason, `streaming` the vector register
+    of Arm's streaming mode in bytes, 0 where there is none."""
 
     name: str
     triple: str
@@ -47,6 +51,7 @@ class Target:
     l3: int
     cores: int
     refused: tuple[tuple[str, str], ...] = ()
+    streaming: int = 0
 
     def has(self, *features: str) -> bool:
         """Whether every feature is there."""
@@ -84,9 +89,9 @@ class Target:
     @property
     def units(self) -> Mapping[str, str]:
         """The matrix units there are by name, best first: '' for those this target runs, else what it lacks."""
-        from backends.native.units import ORDERED, generic
+        from backends.native.units import known
 
-        reasons = {unit.name: unit.missing(self) for unit in (*ORDERED, *generic.units(self.vector))}
+        reasons = {unit.name: unit.missing(self) for unit in known(self)}
         return {name: f"needs {reason}" if reason else "" for name, reason in reasons.items()}
 
     @property
@@ -104,10 +109,10 @@ class Target:
     def unit_families(self) -> Mapping[str, tuple[str, str]]:
         """The instruction sets units are made of, best first: what their units multiply, and what is missing ('' where
         this target runs them)."""
-        from backends.native.units import ORDERED, generic
+        from backends.native.units import known
 
         operands: dict[tuple[str, str], list[str]] = {}
-        for unit in (*ORDERED, *generic.units(self.vector)):
+        for unit in known(self):
             pair = f"{unit.a}" if unit.a == unit.b else f"{unit.a} x {unit.b}"
             operands.setdefault((unit.isa, unit.missing(self)), []).append(pair)
         return {isa: (", ".join(pairs), missing) for (isa, missing), pairs in operands.items()}
@@ -143,6 +148,7 @@ def host() -> Target:
         l3=_cache_size(3, 4 << 20),
         cores=usable_cores(),
         refused=tuple((feature, refusal) for feature in sorted(tiles)) if refusal else (),
+        streaming=arm_features.streaming_bytes(),
     )
 
 
@@ -157,15 +163,16 @@ def named(name: str | Target) -> Target:
         return here
     if name == "generic":
         cpu, features = _BASELINE.get(here.architecture, ("generic", set[str]()))
-        return replace(here, name=name, cpu=cpu, features=frozenset(features), vector=16)
+        return replace(here, name=name, cpu=cpu, features=frozenset(features), vector=16, streaming=0)
     if name == "host-avx2" and here.has(*_AVX2):
         kept = frozenset(f for f in here.features if not f.startswith(("avx512", "avx10", "amx")))
         return replace(here, name=name, cpu="x86-64-v3", features=kept, vector=32)
     if name in _held_to_families(here):
         return _held_to_families(here)[name]
     if name in _MACHINES:
-        triple, cpu, known, vector = _MACHINES[name]
-        return replace(here, name=name, triple=triple, cpu=cpu, features=frozenset(known), vector=vector, refused=())
+        triple, cpu, features, vector, streaming = _MACHINES[name]
+        return replace(here, name=name, triple=triple, cpu=cpu, features=frozenset(features), vector=vector,
+                       streaming=streaming, refused=())  # fmt: skip
     raise TargetError(f"target {name!r} is unknown here; expected one of {', '.join(names())}")
 
 
@@ -180,15 +187,16 @@ def names() -> tuple[str, ...]:
 def _held_to_families(here: Target) -> Mapping[str, Target]:
     """By name, `here` without what only families of units better than one need: its products then run on that family
     where it has a unit for them."""
-    from backends.native.units import ORDERED
+    from backends.native.units import known
 
     needs: dict[str, set[str]] = {}
-    for unit in ORDERED:
+    units = [unit for unit in known(here) if unit.isa != "generic"]
+    for unit in units:
         needs.setdefault(unit.isa, set()).update(unit.requires)
     held: dict[str, Target] = {}
     families = list(needs)
     for place, family in enumerate(families):
-        if family == "avx2" or all(unit.missing(here) for unit in ORDERED if unit.isa == family):
+        if family == "avx2" or all(unit.missing(here) for unit in units if unit.isa == family):
             continue
         better, rest = (set().union(*(needs[f] for f in part)) for part in (families[:place], families[place:]))
         features, cpu, vector = here.features - (better - rest), here.cpu, here.vector

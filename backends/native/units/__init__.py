@@ -8,7 +8,7 @@ from backends.native.units.base import Grid, MatrixUnit
 from compiler.dtypes import DType
 from compiler.errors import DtypeError
 
-__all__ = ["ORDERED", "Grid", "MatrixUnit", "select"]
+__all__ = ["ORDERED", "Grid", "MatrixUnit", "known", "select"]
 
 ORDERED: tuple[MatrixUnit, ...] = (
     *amx.UNITS,
@@ -21,12 +21,17 @@ ORDERED: tuple[MatrixUnit, ...] = (
 )
 
 
+def known(target: Target) -> tuple[MatrixUnit, ...]:
+    """Every unit, whether `target` runs it or not, best first; those of any vector length with the target's."""
+    return (*ORDERED, *generic.units(target.vector))
+
+
 def select(target: Target, a: DType, b: DType, acc: DType, tiles: bool = False) -> tuple[MatrixUnit, str]:
     """The first unit that multiplies a by b into acc and runs on `target`, and why none before it ('' if it is the
     first for these types). `tiles`: whether one will do whose accumulators are numbered tiles. Raises DtypeError where
     no unit knows the types."""
     lacking: list[str] = []
-    for unit in (*ORDERED, *generic.units(target.vector)):
+    for unit in known(target):
         if (unit.a, unit.b, unit.acc) == (a, b, acc):
             missing = unit.missing(target)
             if not missing and (tiles or unit.acc_type is not None):
