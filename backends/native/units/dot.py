@@ -24,6 +24,7 @@ class Bfloat(ir.types.Type):
     """LLVM's bfloat, which llvmlite lacks, as the element of the vectors an intrinsic takes."""
 
     null = "0.0"
+    intrinsic_name = "bf16"
 
     def __str__(self) -> str:
         return "bfloat"

@@ -1,0 +1,44 @@
+"""Vectors as long as an Arm machine's, which llvmlite lacks: what the intrinsics of such registers take.
+
+The engine keeps values in vectors of known length. In a function that says how long the machine's are
+(`vscale_range`), putting one into a scalable vector and taking it out again is no instruction.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from backends.native.vectors import I64, intrinsic
+
+
+class Scalable(ir.types.Type):
+    """LLVM's vector of `count` elements for every 128 bits of a register. No subclass of llvmlite's vectors: their
+    constants and shuffles count lanes."""
+
+    def __init__(self, element: ir.Type, count: int) -> None:
+        self.element, self.count = element, count
+
+    @property
+    def intrinsic_name(self) -> str:
+        """As in names of overloaded intrinsics, for example nxv4f32."""
+        return f"nxv{self.count}{self.element.intrinsic_name}"
+
+    def _to_string(self) -> str:
+        return f"<vscale x {self.count} x {self.element}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scalable) and (self.element, self.count) == (other.element, other.count)
+
+    def __hash__(self) -> int:
+        return hash((Scalable, self.element, self.count))
+
+
+def scalable(builder: ir.IRBuilder, value: ir.Value, kind: Scalable) -> ir.Value:
+    """A vector that fills a register, as the machine's own type."""
+    undefined = ir.Constant(kind, ir.Undefined)
+    return intrinsic(builder, "vector.insert", kind, [undefined, value, I64(0)], [kind, value.type])
+
+
+def fixed(builder: ir.IRBuilder, value: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """The first lanes of a scalable vector."""
+    return intrinsic(builder, "vector.extract", kind, [value, I64(0)], [kind, value.type])
