@@ -11,6 +11,7 @@ from llvmlite import ir
 
 from backends.native.half import add_conversions
 from backends.native.target import Target
+from backends.native.units.scalable import hold_length
 from compiler.errors import TargetError
 
 Kept = TypeVar("Kept")
@@ -41,6 +42,9 @@ def optimized(module: ir.Module, target: Target, passes: int = PASSES) -> llvm.M
     machine = _machine(target)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
+    for function in module.functions if target.scale else ():
+        if not function.is_declaration:
+            hold_length(function, target.scale)
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()
     if passes == 1:

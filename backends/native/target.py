@@ -74,6 +74,12 @@ class Target:
         return ",".join(f"+{feature}" for feature in sorted(self.features))
 
     @property
+    def scale(self) -> int:
+        """How many times 128 bits the registers have whose length instructions do not say; 0 where none are used."""
+        scalable = self.architecture == "aarch64" and self.has("sve") and self.vector > 16
+        return self.vector // 16 if scalable else 0
+
+    @property
     def runs_here(self) -> bool:
         """Whether this machine can run the code."""
         return not self.missing_here

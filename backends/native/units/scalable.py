@@ -33,6 +33,13 @@ class Scalable(ir.types.Type):
         return hash((Scalable, self.element, self.count))
 
 
+def hold_length(function: ir.Function, scale: int) -> None:
+    """Say that the registers a function works on are `scale` times 128 bits long, unless it says so already. LLVM then
+    keeps vectors of known length in them."""
+    if not any(attribute.startswith("vscale_range") for attribute in function.attributes):
+        set.add(function.attributes, f"vscale_range({scale},{scale})")  # llvmlite has a list of what it permits
+
+
 def scalable(builder: ir.IRBuilder, value: ir.Value, kind: Scalable) -> ir.Value:
     """A vector that fills a register, as the machine's own type."""
     undefined = ir.Constant(kind, ir.Undefined)
