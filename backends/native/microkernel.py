@@ -52,7 +52,7 @@ class MicroKernel:
         """Lines of B to prefetch a k-step: a share of what it reads. Panels of a fresh B read in place lie side by
         side."""
         panels = self.panels if self.fresh else 1
-        whole = -(-panels * self.columns * self.unit.n * self.unit.k * self.unit.b.bytes // CACHE_LINE)
+        whole = -(-panels * self.columns * self.unit.n * self.unit.k * self.unit.right.bytes // CACHE_LINE)
         return -(-whole // self.readers)
 
     @property
@@ -62,9 +62,10 @@ class MicroKernel:
 
     @property
     def direct(self) -> bool:
-        """Whether it can finish whole tiles itself: from registers only, numbered tiles go through memory anyway."""
-        in_registers = self.unit.acc_type is not None
-        return in_registers and self.epilogue.direct and self.columns * self.unit.n == self.width
+        """Whether it can finish whole tiles itself: from registers a short epilogue, which stands there once for every
+        row; of numbered tiles any, in a loop over rows, where they need not go through memory anyway."""
+        short = self.epilogue.direct if self.unit.acc_type is not None else self.unit.gives_rows
+        return short and self.columns * self.unit.n == self.width
 
     def define(self, module: ir.Module, name: str) -> ir.Function:
         """void name(frame, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n).
@@ -73,11 +74,11 @@ class MicroKernel:
         leaves a tile at `target`, or adds to the one there (`adds`), or with `finish` (only if `direct`) applies the
         epilogue for the element (m, n) of C on.
         """
-        function, builder = define_helper(module, name, ARGUMENTS)
+        function, builder = define_helper(module, name, ARGUMENTS, self.unit.mode)
         words, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n = function.args
         frame = Frame(builder, words)
         accs = self._start(builder, frame, depth, tile, resume, n)
-        if self.direct:
+        if self.direct and self.unit.acc_type is not None:
             with builder.if_then(finish):
                 self._expect_results(builder, frame, m, n)
         accs = self._multiply(builder, frame, accs, a, b, depth, prefetch)
@@ -146,7 +147,7 @@ class MicroKernel:
     ) -> list[ir.Value | int]:
         unit, wide = self.unit, self.panels * self.columns
         row_stride, k_stride = frame.get("a_row"), frame.get("a_k")
-        group = frame.get("b_k") if self.fresh else I64(self.width * self.depth * unit.b.bytes)
+        group = frame.get("b_k") if self.fresh else I64(self.width * self.depth * unit.right.bytes)
         b_step = builder.mul(group, I64(unit.k // self.depth))
         panels = [builder.mul(frame.get("b_panel"), I64(p)) for p in range(self.panels)]
         prefetch_step = frame.get("prefetch_step")
@@ -155,18 +156,18 @@ class MicroKernel:
         def step(rows: list[ir.Value], carried: list[ir.Value]) -> list[ir.Value]:
             position, panel, line, *current = carried
             current = current or accs
-            columns = []
-            for j in range(wide):
-                p, column = divmod(j, self.columns)
+
+            def column(j: int) -> ir.Value:
+                p, number = divmod(j, self.columns)
                 base = move(builder, panel, panels[p])
-                offset = column * unit.n * self.depth * unit.b.bytes
-                columns.append(unit.load_b(builder, move(builder, base, I64(offset)), group, j))
-            for number in range(self.lines):
-                prefetch_line(builder, move(builder, line, I64(number * CACHE_LINE)))
-            after = []
-            for i in range(self.rows):
-                element = unit.load_a(builder, move(builder, rows[i], position), row_stride, i)
-                after += [unit.mma(builder, current[i * wide + j], element, columns[j]) for j in range(wide)]
+                return move(builder, base, I64(number * unit.n * self.depth * unit.right.bytes))
+
+            def expect() -> None:
+                for number in range(self.lines):
+                    prefetch_line(builder, move(builder, line, I64(number * CACHE_LINE)))
+
+            left, right = (move(builder, row, position) for row in rows), (column(j) for j in range(wide))
+            after = unit.step(builder, current, (left, row_stride), (right, group), expect)
             moved = [builder.add(position, k_stride), move(builder, panel, b_step), move(builder, line, prefetch_step)]
             return moved + (after if registers else [])
 
@@ -204,12 +205,25 @@ class MicroKernel:
         self, builder: ir.IRBuilder, frame: Frame, accs: list[ir.Value | int], m: ir.Value, n: ir.Value
     ) -> None:
         unit, operands = self.unit, self.epilogue.operands(frame)
+        wide = self.panels * self.columns
+
+        def finished(i: int, r: int | ir.Value) -> None:
+            at = builder.add(m, builder.add(I64(i * unit.m), I64(r) if isinstance(r, int) else r))
+            row = row_of(builder, operands, at)
+            for j in range(wide):
+                value = unit.row(builder, accs[i * wide + j], r)
+                self.epilogue.apply(builder, frame, [value], [row], builder.add(n, I64(j * unit.n)), None)
+
+        def numbered(i: int, r: ir.Value) -> list[ir.Value]:
+            finished(i, r)
+            return []
+
         for i in range(self.rows):
+            if unit.acc_type is None:
+                counted_loop(builder, I64(0), I64(unit.m), I64(1), [], lambda r, _, i=i: numbered(i, r))
+                continue
             for r in range(unit.m):
-                row = row_of(builder, operands, builder.add(m, I64(i * unit.m + r)))
-                for j in range(self.panels * self.columns):
-                    value = unit.row(builder, accs[i * self.panels * self.columns + j], r)
-                    self.epilogue.apply(builder, frame, [value], [row], builder.add(n, I64(j * unit.n)), None)
+                finished(i, r)
 
     def _leave(
         self, builder: ir.IRBuilder, accs: list[ir.Value | int], tile: ir.Value, target: ir.Value, adds: ir.Value

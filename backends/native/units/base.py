@@ -10,7 +10,7 @@ is known to the unit's `mma` alone: a register, several, or a tile's number.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,11 @@ class MatrixUnit(ABC):
         """The element type of the rows load_a reads."""
         return self.a
 
+    @property
+    def right(self) -> DType:
+        """The element type of the panels load_b reads: where it is not `b`, B is converted to it as it is packed."""
+        return self.b
+
     def missing(self, target: Target) -> str:
         """What `target` lacks to run this unit, '' if nothing."""
         if self.architecture not in ("", target.architecture):
@@ -105,6 +110,27 @@ class MatrixUnit(ABC):
     def acc_type(self) -> ir.Type | None:
         """The LLVM type of an accumulator; None where accumulators are numbered tiles."""
 
+    @property
+    def mode(self) -> tuple[str, ...]:
+        """LLVM attributes of functions that use the unit, where the machine has a mode for that; else (). Then panels
+        are packed before it is entered, and nothing of a block of rows is left to do outside."""
+        return ()
+
+    @property
+    def switching(self) -> tuple[str, ...]:
+        """LLVM attributes of functions that enter and leave that mode."""
+        return ()
+
+    @property
+    def gives_rows(self) -> bool:
+        """Whether numbered tiles give a row, by a number known only at run time, without a way through memory."""
+        return False
+
+    @property
+    def limits_rows(self) -> bool:
+        """Whether rows that do not count have to be left out by `limit`; else A is padded."""
+        return False
+
     @abstractmethod
     def enter(self, builder: ir.IRBuilder) -> None:
         """Switch the unit on, once per macro-kernel call."""
@@ -115,8 +141,8 @@ class MatrixUnit(ABC):
 
     def limit(self, builder: ir.IRBuilder, grid: Grid, rows: ir.Value) -> None:
         """Until the next `enter` only `rows` rows of grids of this size count, no more and at least one of the last row
-        of tiles; no other rows of A are read. Only for numbered tiles."""
-        raise AssertionError(f"{self.name} has no numbered tiles")
+        of tiles; no other rows of A are read. Only where `limits_rows`."""
+        raise AssertionError(f"{self.name} leaves out no rows")
 
     @abstractmethod
     def zero(self, builder: ir.IRBuilder, number: int) -> ir.Value | int:
@@ -158,6 +184,26 @@ class MatrixUnit(ABC):
     def mma(self, builder: ir.IRBuilder, acc: ir.Value | int, a: Any, b: Any) -> ir.Value | int:
         """acc + a @ b, less the compensation's part."""
 
+    def step(
+        self,
+        builder: ir.IRBuilder,
+        accs: Sequence[ir.Value | int],
+        left: tuple[Iterable[ir.Value], ir.Value],
+        right: tuple[Iterable[ir.Value], ir.Value],
+        expect: Callable[[], None],
+    ) -> list[ir.Value | int]:
+        """One k-step of a whole grid, whose accumulators come row by row. `left` and `right`: where load_a reads the
+        rows and load_b the columns of the grid, computed as they are taken, and their strides. `expect` prefetches,
+        best behind the loads of B."""
+        loaded = [self.load_b(builder, at, right[1], j) for j, at in enumerate(right[0])]
+        expect()
+        after = []
+        for i, at in enumerate(left[0]):
+            element = self.load_a(builder, at, left[1], i)
+            cells = accs[i * len(loaded) : (i + 1) * len(loaded)]
+            after += [self.mma(builder, acc, element, b) for acc, b in zip(cells, loaded, strict=True)]
+        return after
+
     def ones(self, builder: ir.IRBuilder) -> Any:
         """An a operand of ones as mma takes it: what sums up columns of B. Only for integers."""
         raise AssertionError(f"{self.name} has no sums")
@@ -180,8 +226,8 @@ class MatrixUnit(ABC):
         return max(1, self.n * self.acc.bytes // self.left.bytes)
 
     @abstractmethod
-    def row(self, builder: ir.IRBuilder, acc: ir.Value | int, row: int) -> ir.Value:
-        """Row `row` of an accumulator as a vector of n."""
+    def row(self, builder: ir.IRBuilder, acc: ir.Value | int, row: int | ir.Value) -> ir.Value:
+        """Row `row` of an accumulator as a vector of n; an i64 only where `gives_rows`."""
 
     def store(self, builder: ir.IRBuilder, acc: ir.Value | int, pointer: ir.Value, row_stride: int) -> None:
         """An accumulator to the i8* `pointer`, as `resume` reads it. Only for numbered tiles; the rows of others are
