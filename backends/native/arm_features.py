@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable
 
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
-_FIRST = {"neon": 1, "fullfp16": 10, "dotprod": 20}
-_SECOND = {"i8mm": 13, "bf16": 14}
+_FIRST = {"neon": 1, "fullfp16": 10, "dotprod": 20, "sve": 22}
+_SECOND = {"sve2": 1, "i8mm": 13, "bf16": 14}
+_WIDE = {"i8mm": 9, "bf16": 12}  # of the second word: the same on vectors of any length
 _STREAMING = {"sme": (23, 26, 27, 28, 29), "sme-f64f64": (25,), "sme2": (37,)}  # of the second word, all of them
 _SYSCTL = {
     "fullfp16": ("FEAT_FP16",),
@@ -25,7 +26,7 @@ _SYSCTL = {
     "sme-f64f64": ("FEAT_SME_F64F64",),
     "sme2": ("FEAT_SME2",),
 }
-_PR_SME_GET_VL, _VL_BYTES = 64, 0xFFFF
+_PR_SVE_GET_VL, _PR_SME_GET_VL, _VL_BYTES = 51, 64, 0xFFFF
 
 
 def features(first: int, second: int) -> frozenset[str]:
@@ -33,6 +34,8 @@ def features(first: int, second: int) -> frozenset[str]:
     named = ((_FIRST, first), (_SECOND, second))
     found = {name for bits, word in named for name, bit in bits.items() if word >> bit & 1}
     found |= {name for name, bits in _STREAMING.items() if all(second >> bit & 1 for bit in bits)}
+    if any(name in found and not second >> bit & 1 for name, bit in _WIDE.items()):
+        found -= {"sve", "sve2"}  # LLVM takes what both have for what either has
     return _consistent(found)
 
 
@@ -53,18 +56,28 @@ def detected() -> frozenset[str]:
     return features(value(_AT_HWCAP), value(_AT_HWCAP2))
 
 
+def vector_bytes() -> int:
+    """How long this process's vectors are where instructions do not say it, 0 where there are none."""
+    return _length(_PR_SVE_GET_VL) if "sve" in detected() else 0
+
+
 def streaming_bytes() -> int:
     """How long this process's vectors are in streaming mode, 0 where there is none."""
     if "sme" not in detected():
         return 0
     if sys.platform == "darwin":
         return _sysctl("hw.optional.arm.sme_max_svl_b")
-    length: int = ctypes.CDLL(None, use_errno=True).prctl(_PR_SME_GET_VL, 0, 0, 0, 0)
+    return _length(_PR_SME_GET_VL)
+
+
+def _length(question: int) -> int:
+    length: int = ctypes.CDLL(None, use_errno=True).prctl(question, 0, 0, 0, 0)
     return length & _VL_BYTES if length > 0 else 0
 
 
 def _consistent(found: set[str]) -> frozenset[str]:
-    return frozenset(found if "sme" in found else {name for name in found if not name.startswith("sme")})
+    lacking = tuple(name for name in ("sve", "sme") if name not in found)
+    return frozenset(name for name in found if not name.startswith(lacking))
 
 
 def _sysctl(name: str) -> int:

@@ -29,6 +29,9 @@ _MACHINES = {
     "x86-64-amx": ("x86_64-unknown-linux-gnu", "x86-64-v4", _AMX, 64, 0),
     "aarch64": ("aarch64-unknown-linux-gnu", "generic", {"neon"}, 16, 0),
     "armv8.6": ("aarch64-unknown-linux-gnu", "generic", _ARM_8_6, 16, 0),
+    # As Arm's Neoverse V1 and Fujitsu's A64FX (their technical reference manual and microarchitecture manual).
+    "armv8.4-sve256": ("aarch64-unknown-linux-gnu", "generic", _ARM_8_6 | {"sve"}, 32, 0),
+    "armv8.2-sve512": ("aarch64-unknown-linux-gnu", "generic", {"neon", "fullfp16", "sve"}, 64, 0),
     "armv9-sme": ("aarch64-unknown-linux-gnu", "generic", _ARM_8_6 | {"sme", "sme-f64f64"}, 16, 64),
 }
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
@@ -70,8 +73,9 @@ class Target:
 
     @property
     def feature_string(self) -> str:
-        """LLVM's form of the feature set."""
-        return ",".join(f"+{feature}" for feature in sorted(self.features))
+        """LLVM's form of the feature set. What this process may not use goes, though the CPU of that name has it."""
+        refused = ["-sve"] if self.architecture == "aarch64" and not self.has("sve") else []
+        return ",".join([*(f"+{feature}" for feature in sorted(self.features)), *refused])
 
     @property
     def scale(self) -> int:
@@ -140,7 +144,8 @@ class Target:
 @lru_cache(maxsize=1)
 def host() -> Target:
     """This machine."""
-    known = {name for name, on in llvm.get_host_cpu_features().items() if on} | arm_features.detected()
+    known = {name for name, on in llvm.get_host_cpu_features().items() if on and not name.startswith("sve")}
+    known |= arm_features.detected()
     tiles, refusal = amx_probe.here()
     features = known | tiles if tiles and not refusal else {f for f in known if not f.startswith("amx")}
     return Target(
@@ -148,7 +153,7 @@ def host() -> Target:
         triple=llvm.get_process_triple(),
         cpu=llvm.get_host_cpu_name(),
         features=frozenset(features),
-        vector=64 if "avx512f" in features else 32 if "avx2" in features else 16,
+        vector=64 if "avx512f" in features else 32 if "avx2" in features else _usable(arm_features.vector_bytes()),
         l1=_cache_size(1, 32 << 10),
         l2=_cache_size(2, 512 << 10),
         l3=_cache_size(3, 4 << 20),
@@ -204,11 +209,17 @@ def _held_to_families(here: Target) -> Mapping[str, Target]:
     for place, family in enumerate(families):
         if family == "avx2" or all(unit.missing(here) for unit in units if unit.isa == family):
             continue
-        better, rest = (set().union(*(needs[f] for f in part)) for part in (families[:place], families[place:]))
-        features, cpu, vector = here.features - (better - rest), here.cpu, here.vector
-        if vector == 64 and "avx512f" not in features:  # nor what else works on registers that are gone
+        rest = set().union(*(needs[f] for f in families[place:]))
+        more = [needs[better] - needs[family] for better in families[:place]]
+        if not all(more):  # a better one runs wherever this one does
+            continue
+        features, cpu, vector = here.features.difference(*((own - rest) or own for own in more)), here.cpu, here.vector
+        # Nor what else works on registers that are gone.
+        if vector == 64 and here.has("avx512f") and "avx512f" not in features:
             features = frozenset(f for f in features if not f.startswith(("avx512", "avx10", "amx")))
             cpu, vector = "x86-64-v3", 32
+        if here.has("sve") and "sve" not in features:
+            features, vector = frozenset(f for f in features if not f.startswith("sve")), 16
         name = f"host-{family}"
         held[name] = replace(here, name=name, cpu=cpu, features=features, vector=vector)
     return held
@@ -256,6 +267,11 @@ def _text(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+def _usable(length: int) -> int:
+    """The bytes of vectors to use where instructions do not say how long they are: LLVM wants powers of two."""
+    return length if length > 16 and length & length - 1 == 0 else 16
 
 
 def _cache_size(level: int, otherwise: int) -> int:
