@@ -96,10 +96,10 @@ class Epilogue:
         """Every member with its row stride in bytes, read from the frame."""
         return [frame.operand(number, member) for number, member in enumerate(self.members)]
 
-    def define(self, module: ir.Module, name: str) -> ir.Function:
+    def define(self, module: ir.Module, name: str, attributes: Sequence[str]) -> ir.Function:
         """void name(frame, tile, tile row bytes, rows, columns, m, n): the epilogue of a tile whose first element is
-        (m, n) of C."""
-        function, builder = define_helper(module, name, [FRAME, POINTER, I64, I64, I64, I64, I64])
+        (m, n) of C, in a function of these attributes."""
+        function, builder = define_helper(module, name, [FRAME, POINTER, I64, I64, I64, I64, I64], attributes)
         words, tile, tile_row, rows, columns, m, n = function.args
         frame = Frame(builder, words)
         rest = builder.urem(columns, I64(self.lanes))

@@ -124,11 +124,16 @@ class ArgumentReader:
         return self.builder.bitcast(word, I64.as_pointer())
 
 
-def define_helper(module: ir.Module, name: str, kinds: Sequence[ir.Type]) -> tuple[ir.Function, ir.IRBuilder]:
-    """A function of the module's own, of arguments of these types and without a result, and a builder in its body."""
+def define_helper(
+    module: ir.Module, name: str, kinds: Sequence[ir.Type], attributes: Sequence[str] = ()
+) -> tuple[ir.Function, ir.IRBuilder]:
+    """A function of the module's own, of arguments of these types and without a result, and a builder in its body.
+    attributes: LLVM's, of a machine and so not among those llvmlite knows."""
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
     function.linkage = "internal"
     function.attributes.add("nounwind")
+    for attribute in attributes:
+        set.add(function.attributes, attribute)
     return function, ir.IRBuilder(function.append_basic_block("entry"))
 
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from llvmlite import ir
 
+from backends.native import by_lane
 from compiler.dtypes import DType
 from compiler.errors import DtypeError
 
@@ -177,6 +178,8 @@ def gather_vector(
             stored = builder.insert_element(stored, _load(builder, address, element, dtype), I32(lane))
             address = builder.gep(address, [stride])
         return from_storage(builder, stored, dtype)
+    if lanes > 1 and by_lane.ATTRIBUTE in builder.function.attributes:
+        return from_storage(builder, by_lane.gather(builder, pointer, stride, element, dtype.bytes, mask), dtype)
     if lanes > 1:
         kind = ir.VectorType(element, lanes)
         addresses = _strided_addresses(builder, pointer, stride, dtype, lanes)
@@ -206,6 +209,9 @@ def scatter_vector(
         store_vector(builder, value, pointer, dtype, mask)
         return
     stored = to_storage(builder, value, dtype)
+    if mask is not None and by_lane.ATTRIBUTE in builder.function.attributes:
+        by_lane.scatter(builder, stored, pointer, stride, dtype.bytes, mask)
+        return
     if mask is not None:
         addresses = _strided_addresses(builder, pointer, stride, dtype, lanes)
         overloads = [stored.type, ir.VectorType(ir.PointerType(), lanes)]

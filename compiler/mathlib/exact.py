@@ -29,6 +29,33 @@ def fma32(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     return _add_to_odd(product, c.astype(np.float64)).astype(np.float32)
 
 
+def dot32(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, addend: np.ndarray) -> np.ndarray:
+    """a * b + c * d of half floats (as float32) with one rounding to float32, then added to `addend`."""
+    products = [x.astype(np.float64) * y.astype(np.float64) for x, y in ((a, b), (c, d))]
+    return addend + _add_to_odd(*products).astype(np.float32)
+
+
+def dot32_to_odd(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, addend: np.ndarray) -> np.ndarray:
+    """a * b + c * d + addend in float32, of bfloat16 (as float32): every result rounded to odd, infinite from 2^128 on;
+    denormals are taken and given as 0.
+
+    Arm, "Arm Architecture Reference Manual for A-profile architecture", BFDotAdd with FPCR.EBF = 0.
+    """
+    total, *pieces = (_flushed(x).astype(np.float64) for x in (addend, a, b, c, d))
+    a, b, c, d = pieces
+    both = _to_odd32(_add_to_odd(_to_odd32(a * b), _to_odd32(c * d)))
+    return _to_odd32(_add_to_odd(total, both)).astype(np.float32)
+
+
+def _to_odd32(x: np.ndarray) -> np.ndarray:
+    """float64 rounded to what float32 holds."""
+    return np.where(np.abs(x) >= 2.0**128, np.copysign(np.inf, x), _flushed(round_to_odd(x))).astype(np.float64)
+
+
+def _flushed(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
+
+
 def fma64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """a * b + c in float64 with one rounding.
 

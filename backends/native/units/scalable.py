@@ -26,6 +26,10 @@ class Scalable(ir.types.Type):
     def _to_string(self) -> str:
         return f"<vscale x {self.count} x {self.element}>"
 
+    def format_constant(self, value: object) -> str:
+        """One value in every lane."""
+        return f"splat ({self.element} {self.element.format_constant(value)})"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Scalable) and (self.element, self.count) == (other.element, other.count)
 
