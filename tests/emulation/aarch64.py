@@ -17,7 +17,7 @@ import struct
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -148,14 +148,19 @@ def processor(cpu: str = CPU) -> Processor:
     return _processors[cpu]
 
 
-@pytest.fixture
-def aarch64(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processor]:
-    """An emulated Arm processor, on which the harness runs kernels. Skips where one is missing, unless
-    SANSUAN_REQUIRE_EMULATION=1."""
+def emulated(monkeypatch: pytest.MonkeyPatch, cpu: str = CPU) -> Processor:
+    """The processor of this name, with the harness running kernels there for as long as `monkeypatch` lasts. Skips
+    where an emulator is missing, unless SANSUAN_REQUIRE_EMULATION=1."""
     missing = aarch64_install.missing()
     if missing and os.environ.get(REQUIRED) != "1":
         pytest.skip(f"needs {missing}: `make emulators`")
     assert not missing, f"{missing} is missing: run `make emulators`"
-    found = processor()
+    found = processor(cpu)
     monkeypatch.setattr(harness, "execute", found.execute)
-    yield found
+    return found
+
+
+@pytest.fixture
+def aarch64(monkeypatch: pytest.MonkeyPatch) -> Processor:
+    """An emulated Arm processor, on which the harness runs kernels."""
+    return emulated(monkeypatch)

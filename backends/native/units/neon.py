@@ -3,29 +3,28 @@
 A row's element is not spread over a register: instructions take one lane of it. 8 x 3 accumulators leave room for
 three registers of B and two of A; fewer would not cover the latency of four pipelines. By count of instructions, for
 want of a machine to measure on: 24 multiply-adds a k-step need 11 loads (4 x 2 accumulators: 8 need 6).
-Instructions for pairs of bfloat16 that sum two products (bfdot, bfmmla) round otherwise; those used here are fused
-multiply-adds of one of the pair, and so have the bits of every other machine, of denormals too.
+Instructions for bfloat16 that sum two products round otherwise (bfdot, bfmmla). bfmmla, on tiles, does four times the
+work of the fused multiply-adds of one of a pair, which have the bits of every other machine, of denormals too: these
+take over where rows are few and where the order of sums has to be the common one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from llvmlite import ir
 
 from backends.native.units.base import Grid, MatrixUnit
 from backends.native.units.dot import Bfloat, ByteDotUnit, call
+from backends.native.units.matrix import matrix_unit, order
 from backends.native.units.vector import BYTES, PairUnit, RegisterUnit, VectorUnit
-from backends.native.vectors import DOUBLE, FLOAT, I8, I32, I64, constant, intrinsic, llvm_type, splat
+from backends.native.vectors import DOUBLE, FLOAT, I8, I32, intrinsic, llvm_type, splat
 from compiler import dtypes
 from compiler.dtypes import DType
 
 VECTOR = 16
 GRIDS = (Grid(8, 3), Grid(8, 2), Grid(8, 1))
 PAIR_GRIDS = GRIDS[1:]  # a register of pairs of B becomes two, and lanes of 16 bits are of the first 16 registers
-MATRIX_GRIDS = (Grid(4, 3), Grid(4, 2), Grid(4, 1))  # an accumulator is two registers
 _BYTES = ir.VectorType(I8, VECTOR)
 _WORDS = ir.VectorType(I32, 4)
 
@@ -46,11 +45,7 @@ def _group(builder: ir.IRBuilder, pointer: ir.Value, kind: ir.VectorType) -> ir.
 
 def _repeated(builder: ir.IRBuilder, vector: ir.Value, lane: int, lanes: int) -> ir.Value:
     """One lane of a vector in `lanes`."""
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), _order([lane] * lanes))
-
-
-def _order(lanes: Sequence[int]) -> ir.Constant:
-    return ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), order([lane] * lanes))
 
 
 @dataclass(frozen=True)
@@ -109,65 +104,6 @@ class LaneDotUnit(ByteDotUnit):
         return call(builder, self.product, self.acc_type, [acc, *operands])
 
 
-@dataclass(frozen=True)
-class ByteMatrixUnit(RegisterUnit):
-    """Tiles of 2 x 2 words, two side by side: products of 2 x 8 and 8 x 2 bytes, whose rows and columns of eight lie
-    one after the other. `product` takes unsigned bytes first where signs differ: A and B then change places, and tiles
-    are transposed."""
-
-    product: str = ""
-
-    @property
-    def mma_cycles(self) -> float:
-        return 1.0
-
-    @property
-    def in_place(self) -> bool:
-        return False
-
-    @property
-    def acc_type(self) -> ir.Type:
-        return ir.VectorType(I32, self.m * self.n)
-
-    @property
-    def _swapped(self) -> bool:
-        return self.a.kind == "int" and self.b.kind == "uint"
-
-    def _cells(self, row: int) -> list[int]:
-        """Where the n elements of a row are in an accumulator."""
-        step, first = (2, row) if self._swapped else (1, 2 * row)
-        return [4 * half + first + step * column for half in (0, 1) for column in (0, 1)]
-
-    def resume(self, builder: ir.IRBuilder, number: int, pointer: ir.Value, row_stride: int) -> ir.Value:
-        places = [builder.bitcast(builder.gep(pointer, [I64(i * row_stride)]), _WORDS.as_pointer()) for i in (0, 1)]
-        rows = [builder.load(place, align=self.acc.bytes) for place in places]
-        cells = self._cells(0) + self._cells(1)
-        return builder.shuffle_vector(*rows, _order(np.argsort(cells).tolist()))
-
-    def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value, number: int = 0) -> ir.Value:
-        return builder.load(builder.bitcast(pointer, _BYTES.as_pointer()), align=1)
-
-    def load_b(
-        self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value, number: int = 0
-    ) -> tuple[ir.Value, ir.Value]:
-        at = builder.bitcast(pointer, _BYTES.as_pointer())
-        return builder.load(at, align=1), builder.load(builder.gep(at, [I64(1)]), align=1)
-
-    def mma(self, builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: tuple[ir.Value, ir.Value]) -> ir.Value:
-        tiles = []
-        for half in (0, 1):
-            tile = builder.shuffle_vector(acc, acc, _order(range(4 * half, 4 * half + 4)))
-            operands = (b[half], a) if self._swapped else (a, b[half])
-            tiles.append(call(builder, self.product, _WORDS, [tile, *operands]))
-        return builder.shuffle_vector(*tiles, _order(range(8)))
-
-    def ones(self, builder: ir.IRBuilder) -> ir.Value:
-        return constant(_BYTES, 1)
-
-    def row(self, builder: ir.IRBuilder, acc: ir.Value, row: int) -> ir.Value:
-        return builder.shuffle_vector(acc, acc, _order(self._cells(row)))
-
-
 def _vector(kind: type[RegisterUnit], a: DType, b: DType, acc: DType, k: int, grids: tuple[Grid, ...]) -> MatrixUnit:
     return kind("neon", "aarch64", ("neon",), a, b, acc, 1, VECTOR // acc.bytes, k, grids)
 
@@ -181,16 +117,17 @@ def _dot(a: DType, b: DType) -> MatrixUnit:
 def _matrix(a: DType, b: DType) -> MatrixUnit:
     name = "usmmla" if a != b else "smmla" if a == dtypes.int8 else "ummla"
     product = f"llvm.aarch64.neon.{name}.v4i32.v16i8"
-    return ByteMatrixUnit("i8mm", "aarch64", ("i8mm",), a, b, dtypes.int32, 2, 4, 8, MATRIX_GRIDS, 0, product)
+    return matrix_unit("i8mm", ("i8mm",), VECTOR, a, b, dtypes.int32, product)
 
 
-SINGLE = dtypes.float32
+HALF, SINGLE = dtypes.bfloat16, dtypes.float32
 UNITS = (
     *(_matrix(a, b) for a in BYTES for b in BYTES),
     *(_dot(a, b) for a in BYTES for b in BYTES),
-    LongPairUnit("bf16", "aarch64", ("bf16",), dtypes.bfloat16, dtypes.bfloat16, SINGLE, 1, 4, 2, PAIR_GRIDS),
+    matrix_unit("bfmmla", ("bf16",), VECTOR, HALF, HALF, SINGLE, "llvm.aarch64.neon.bfmmla"),
+    LongPairUnit("bf16", "aarch64", ("bf16",), HALF, HALF, SINGLE, 1, 4, 2, PAIR_GRIDS),
     *(_vector(LaneUnit, kind, kind, kind, 1, GRIDS) for kind in (SINGLE, dtypes.float64, dtypes.int32, dtypes.uint32)),
     _vector(LaneUnit, dtypes.float16, dtypes.float16, SINGLE, 1, GRIDS),
-    _vector(LanePairUnit, dtypes.bfloat16, dtypes.bfloat16, SINGLE, 2, PAIR_GRIDS),
+    _vector(LanePairUnit, HALF, HALF, SINGLE, 2, PAIR_GRIDS),
     *(_vector(LaneUnit, a, b, dtypes.int32, 1, GRIDS) for a in BYTES for b in BYTES),
 )
