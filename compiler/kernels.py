@@ -119,6 +119,8 @@ class GemmSpec:
     With `codes` (int4, uint4, int8 or uint8) B is a constant stored as such, (K, N); every params[0] rows share a scale
     and, with `zeros`, a zero point of that type: the last reads, (groups, N). An element of B is what ops.core_blocks
     says, rounded to type b. Groups are multiples of 16 rows, or all of them.
+    `splits`: into how many bfloat16 pieces a unit may split FP32 operands to multiply them, with an error like FP32's;
+    0: not at all.
     """
 
     a: DType
@@ -137,6 +139,7 @@ class GemmSpec:
     fill: int = 0
     codes: DType | None = None
     zeros: DType | None = None
+    splits: int = 0
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,10 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     mr, nr = grid.rows * unit.m, grid.columns * unit.n
     batch, m, n, k = max(product.batch, 1), max(product.m, 1), max(product.n, 1), max(product.k, 1)
     # Packing a panel pays once it is read often; narrow rows lie densely anyway.
-    pays = m > PLACED_BLOCKS * mr * product.groups and n * unit.b.bytes > PLACED_BYTES
+    pays = m > PLACED_BLOCKS * mr * product.groups and n * unit.right.bytes > PLACED_BYTES
     pack_b = product.fresh_b and (must_pack(unit, product) or pays)
     columns_ns = k * -(-n // nr) * nr * unit.mma_cycles / (unit.n * unit.k * GIGAHERTZ)  # a row of A against all of B
-    read_ns = k * n * unit.b.bytes * min(product.groups, m) / BYTES_PER_NS
+    read_ns = k * n * unit.right.bytes * min(product.groups, m) / BYTES_PER_NS
     total_ns = batch * max(-(-m // unit.m) * columns_ns, read_ns)
     chunks = min(int(total_ns / CHUNK_NS), threads * CHUNKS_PER_THREAD) if threads > 1 else 1
 
@@ -112,7 +112,7 @@ def slab_rows(unit: MatrixUnit, grid: Grid, product: Product, target: Target) ->
     row-major B once, from memory: panel by panel every row of B would be another page, and few lines of it."""
     few = product.m <= grid.rows * unit.m and product.groups == 1 and product.segment == 1
     plain = product.fresh_b and product.unit_b and not product.sums_b and unit.in_place and SLAB_ROWS % unit.k == 0
-    row = product.n * unit.b.bytes
+    row = product.n * unit.right.bytes
     return SLAB_ROWS if few and plain and row >= LONG_ROW and product.k * row > target.l3 * 3 // 4 else 0
 
 
@@ -124,14 +124,14 @@ def must_pack(unit: MatrixUnit, product: Product) -> bool:
 def least_shares(unit: MatrixUnit, product: Product, target: Target) -> int:
     """How many items must share N where they pack B: what one packs stays in its thread's scratch, at most half of the
     last-level cache."""
-    return -(-max(product.n, 1) * max(product.k, 1) * unit.b.bytes // (target.l3 // 2))
+    return -(-max(product.n, 1) * max(product.k, 1) * unit.right.bytes // (target.l3 // 2))
 
 
 def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
     """The K block: all of K while a B panel stays in L2 beside the stream of A, else K in equal parts. Decoded panels
     are read from L1, in which they were made."""
     multiple = unit.k * product.segment
-    most = max(multiple, int(0.6 * (target.l1 if product.decodes else target.l2)) // (nr * unit.b.bytes))
+    most = max(multiple, int(0.6 * (target.l1 if product.decodes else target.l2)) // (nr * unit.right.bytes))
     if unit.acc.is_float and product.k > PRODUCT_CHUNK:  # a block never spans two chunks
         depth = PRODUCT_CHUNK
         while depth > most:
@@ -146,7 +146,7 @@ def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
 def _block_rows(unit: MatrixUnit, product: Product, target: Target, item_rows: int, mr: int, nr: int) -> int:
     """Rows of A walked for every panel of B: equal parts of an item that L2 holds beside two panels, but enough of
     them that B, which passes once for each block, costs little bandwidth."""
-    panels = 2 * min(nr * product.k * unit.b.bytes, target.l2 // 4)  # the one in use and the next
+    panels = 2 * min(nr * product.k * unit.right.bytes, target.l2 // 4)  # the one in use and the next
     rows = (target.l2 * 3 // 4 - panels) // max(product.k * unit.left.bytes, 1)
     most = max(rows // mr, LEAST_ROWS // mr, 1) * mr
     return share(item_rows, -(-item_rows // most), mr)
@@ -157,7 +157,7 @@ def _is_written_by_rows(unit: MatrixUnit, product: Product, target: Target, colu
     the rows of C so long that a strip as wide as a panel would touch a page for each."""
     if product.fresh_b or product.gathers or product.segment > 1 or product.groups > 1:
         return False
-    return columns * product.k * unit.b.bytes <= target.l2 // 4 and columns * unit.acc.bytes >= LONG_ROW
+    return columns * product.k * unit.right.bytes <= target.l2 // 4 and columns * unit.acc.bytes >= LONG_ROW
 
 
 def share(extent: int, parts: int, multiple: int) -> int:

@@ -22,6 +22,7 @@ from backends.native.kernel import Arguments
 from backends.native.macrokernel import MacroKernel
 from backends.native.memory import align, aligned_zeros
 from backends.native.pack import pack_panels
+from backends.native.pieces import split_panels
 from backends.native.sums import ROW, needs_column_sums, wanted
 from backends.native.target import Target
 from backends.native.units import Grid, MatrixUnit
@@ -86,6 +87,8 @@ class GemmKernel:
         )
         width, depth = self.matrix_unit.panels(self.shape.grid)[1]
         panels = pack_panels(np.swapaxes(array[kept], -1, -2), width, depth, self.matrix_unit.k)
+        if self.matrix_unit.splits:
+            return split_panels(panels)
         if not needs_column_sums(self.spec, self.matrix_unit):
             return panels
         sums = array[kept].sum(axis=-2, dtype=self.spec.acc.numpy)
@@ -99,7 +102,7 @@ class GemmKernel:
             return f"{part}_{self.spec.codes}_{self.spec.zeros}_{width}x{depth}"
         sums = "_sums" if needs_column_sums(self.spec, self.matrix_unit) else ""
         whole = f"x{self.matrix_unit.k}" if self.matrix_unit.k > depth else ""
-        return f"panels_{self.spec.b}_{width}x{depth}{whole}{sums}"
+        return f"panels_{self.matrix_unit.right}_{width}x{depth}{whole}{sums}"
 
     def product(self, call: KernelCall, size: Callable[[Size], int]) -> Product:
         """What decides how a call is cut."""
@@ -150,7 +153,7 @@ class GemmKernel:
             "m": m, "n": n, "k": k, "depth": cut.depth, "slab": slab or max(k, 1),
             "ahead": self.width * spec.b.bytes * (SLAB_PANELS if slab else 1), "pack_b": int(cut.pack_b),
             "b_offset": tile, "b_step": self._panel_bytes(k) if cut.keeps_b else 0,
-            "k_step": 0 if slab else self.width * spec.b.bytes, "copy_a": int(copies), "pack_a": int(packs),
+            "k_step": 0 if slab else self.width * unit.right.bytes, "copy_a": int(copies), "pack_a": int(packs),
             "rows_offset": tile + packed_b, "pitch": self._pitch(k), "a_offset": tile + packed_b + gathered,
             "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0,
             "panel_step": self.width * unit.acc.bytes * self.shape.grid.rows * unit.m if slab else 0,
@@ -215,6 +218,8 @@ class GemmKernel:
         height, deep = unit.panels(grid)[0]
         rows = -(-cut.block_rows // height) * height if packs else 0
         packed_a = rows * -(-k // deep) * deep * unit.left.bytes
+        if self.spec.window and unit.splits:  # rows as they are gathered, before they are split
+            packed_a = (cut.block_rows * k + unit.row_lanes) * unit.a.bytes
         if self.shape.indirect:
             gathered = -(-cut.block_rows // height) * height * -(-k // max(segment, 1)) * ADDRESS
             packed_a = (segment + unit.n) * unit.a.bytes
@@ -227,7 +232,7 @@ class GemmKernel:
     def _panel_bytes(self, k: int) -> int:
         """Bytes of one packed panel of B."""
         depth = self.matrix_unit.k
-        return self.width * -(-k // depth) * depth * self.spec.b.bytes
+        return self.width * -(-k // depth) * depth * self.matrix_unit.right.bytes
 
     def _matrix_bytes(self, k: int, n: int) -> int:
         """Bytes of one matrix B in panels, with the sums of its columns behind it where they are needed."""
@@ -255,16 +260,16 @@ def select(call: KernelCall, target: Target, grid: Grid | None = None) -> GemmKe
     Raises DtypeError for types no unit multiplies."""
     spec = call.spec
     assert isinstance(spec, GemmSpec)
-    unit, reason = select_unit(target, spec.a, spec.b, spec.acc, suits_tiles(call))
+    unit, reason = select_unit(target, spec.a, spec.b, spec.acc, suits_tiles(call), spec.splits)
     shape = shape_of(call, unit, target, grid)
     return GemmKernel(_shared(spec, shape.packs_a), unit, shape, target, reason)
 
 
 def _shared(spec: GemmSpec, packs_a: bool) -> GemmSpec:
     """The spec without what does not shape this kernel's code, so that more calls share it: A in place is read through
-    strides whatever its layout, and a packed B has forgotten its own."""
+    strides whatever its layout, a packed B has forgotten its own, and the unit is chosen."""
     a_axis = spec.a_axis if packs_a else "general"
-    return replace(spec, a_axis=a_axis, b_axis="row" if spec.constant_b else spec.b_axis)
+    return replace(spec, a_axis=a_axis, b_axis="row" if spec.constant_b else spec.b_axis, splits=0)
 
 
 def _beside(panels: np.ndarray, sums: np.ndarray, columns: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from backends.native.kernel import I64, POINTER
 from backends.native.left_rows import define_row_copier
 from backends.native.loops import Values, counted_loop, smaller
 from backends.native.pack import Panel, define_panel_packer
+from backends.native.pieces import define_row_splitter
 from backends.native.sums import define_row_sums
 from backends.native.vectors import constant, llvm_type, load_vector, register_type, splat, store_vector
 
@@ -34,6 +35,8 @@ class LeftOperand:
             self.table = define_row_table(context.module, f"{context.name}_rows", spec.window, self.height)
         elif spec.window:
             self.gather = define_gatherer(context.module, f"{context.name}_gather", spec.window, unit)
+        if unit.splits:
+            self.copier = define_row_splitter(context.module, f"{context.name}_split_a")
         elif shape.copies_a:
             self.copier = define_row_copier(context.module, f"{context.name}_copy_a", unit)
         if sums:
@@ -97,9 +100,12 @@ class LeftOperand:
             builder.call(self.table, [self.window, a, m, rows, context.at("a_offset"), self.start])
         elif context.spec.window:
             self.start = context.at("rows_offset")
-            size = I64(context.unit.left.bytes)
-            spare = builder.sub(builder.udiv(context.word["pitch"], size), context.word["k"])
-            builder.call(self.gather, [self.window, a, m, rows, self.start, context.word["pitch"], spare, self.filler])
+            if context.unit.splits:
+                self._gather_and_split(a, m, rows)
+            else:
+                pitch, size = context.word["pitch"], I64(context.unit.left.bytes)
+                spare = builder.sub(builder.udiv(pitch, size), context.word["k"])
+                builder.call(self.gather, [self.window, a, m, rows, self.start, pitch, spare, self.filler])
         else:
             self.start = move(builder, a, builder.mul(m, self.source_row))
             if context.shape.copies_a:
@@ -111,6 +117,14 @@ class LeftOperand:
             with builder.if_then(self.packs):
                 self._pack(rows)
             self.start = builder.select(self.packs, context.at("a_offset"), self.start)
+
+    def _gather_and_split(self, a: ir.Value, m: ir.Value, rows: ir.Value) -> None:
+        """Runs of a row begin anywhere in its window, so it is gathered first as it is."""
+        context, builder, size = self.context, self.context.builder, I64(self.context.spec.a.bytes)
+        k, gathered = context.word["k"], context.at("a_offset")
+        pitch = builder.mul(k, size)
+        builder.call(self.gather, [self.window, a, m, rows, gathered, pitch, I64(0), self.filler])
+        builder.call(self.copier, [gathered, pitch, size, rows, k, self.start, context.word["pitch"]])
 
     def _copy(self, rows: ir.Value) -> ir.Value:
         context, builder, there = self.context, self.context.builder, self.start

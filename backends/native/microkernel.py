@@ -74,7 +74,7 @@ class MicroKernel:
         leaves a tile at `target`, or adds to the one there (`adds`), or with `finish` (only if `direct`) applies the
         epilogue for the element (m, n) of C on.
         """
-        function, builder = define_helper(module, name, ARGUMENTS, self.unit.mode)
+        function, builder = define_helper(module, name, ARGUMENTS, (*self.unit.mode, *self.unit.tuning))
         words, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n = function.args
         frame = Frame(builder, words)
         accs = self._start(builder, frame, depth, tile, resume, n)

@@ -68,15 +68,23 @@ class Panel:
         return self.width * self.depth * self.dtype.bytes
 
 
-def define_panel_packer(module: ir.Module, name: str, panel: Panel, axis: str, expects: bool = False) -> ir.Function:
+def define_panel_packer(
+    module: ir.Module,
+    name: str,
+    panel: Panel,
+    axis: str,
+    expects: bool = False,
+    packing: type[PanelPacker] | None = None,
+) -> ir.Function:
     """void name(source, x stride, k stride, xs, ks, panel): packs one panel. With `expects` the function takes one more
-    number: what lies so many bytes behind whole rows of the source is prefetched.
+    number: what lies so many bytes behind whole rows of the source is prefetched. packing: of another element type in
+    the panel.
 
     `axis` says which side of the source has unit stride: "x", "k" or "" (neither). Strides in bytes; xs <= width.
     What lies beyond xs and ks is zero, and nothing outside the xs * ks elements is read.
     """
     function, builder = define_helper(module, name, [POINTER, I64, I64, I64, I64, POINTER, *([I64] if expects else [])])
-    packer = _PanelPacker(builder, panel, *function.args)
+    packer = (packing or PanelPacker)(builder, panel, *function.args)
     lanes = packer.lanes
     vectors = panel.width % lanes == 0 and (axis == "x" or lanes & (lanes - 1) == 0)
     {"x": packer.rows, "k": packer.transposed, "": packer.elements}[axis if vectors else ""]()
@@ -86,7 +94,7 @@ def define_panel_packer(module: ir.Module, name: str, panel: Panel, axis: str, e
     return function
 
 
-class _PanelPacker:
+class PanelPacker:
     """The bodies of panel packers, at a builder's position. D neighbours along K, a *group*, move as one integer."""
 
     def __init__(self, builder: ir.IRBuilder, panel: Panel, *arguments: ir.Value) -> None:

@@ -29,13 +29,13 @@ class RightOperand:
         if not spec.constant_b:
             axis = {"row": "x", "column": "k"}.get(spec.b_axis, "")
             panel = Panel(spec.b, self.width, self.depth, unit.n, unit.k)
-            self.packer = define_panel_packer(context.module, f"{context.name}_pack_b", panel, axis, expects=True)
+            self.packer = define_panel_packer(context.module, f"{context.name}_pack_b", panel, axis, True, unit.packing)
             if sums:
                 self.summer = define_column_sums(context.module, f"{context.name}_column_sums", unit, self.width)
 
     def begin(self) -> None:
         """What every chunk needs once."""
-        frame, size = self.context.frame, self.context.unit.b.bytes
+        frame, size = self.context.frame, self.context.unit.right.bytes
         if self.context.spec.constant_b:
             self.panel_bytes = self.context.panel_bytes(self.width, size)
             frame.set("b_panel", self.panel_bytes)
@@ -60,7 +60,7 @@ class RightOperand:
         """Turn to the next block of rows. The next panel is prefetched while `row_blocks` micro-kernels read this one,
         so each takes an equal share; only packed panels have a next one behind them."""
         context, builder, unit = self.context, self.context.builder, self.context.unit
-        step = builder.udiv(I64(self.width * unit.k * unit.b.bytes), row_blocks)
+        step = builder.udiv(I64(self.width * unit.k * unit.right.bytes), row_blocks)
         if not context.spec.constant_b:
             self.is_stale = builder.or_(is_first, builder.icmp_signed("==", context.word["b_step"], I64(0)))
             self.in_slabs = builder.icmp_signed("<", context.word["slab"], context.word["k"])
@@ -83,7 +83,7 @@ class RightOperand:
 
     def start(self, n: ir.Value, k: ir.Value) -> ir.Value:
         """Where the panel at column n begins, from row k on: packed ahead, or inside a fresh B."""
-        builder, size = self.context.builder, self.context.unit.b.bytes
+        builder, size = self.context.builder, self.context.unit.right.bytes
         if not self.context.spec.constant_b:
             return move(builder, self.matrix, builder.add(builder.mul(n, self.n_stride), builder.mul(k, self.k_stride)))
         panel = builder.mul(builder.udiv(n, I64(self.width)), self.panel_bytes)
@@ -95,7 +95,7 @@ class RightOperand:
 
     def panel(self, n: ir.Value, k: ir.Value, valid: ir.Value, depth: ir.Value) -> ir.Value:
         """The panel for the micro-kernels; a fresh one is packed for the item's first block, or read in place."""
-        context, builder, size = self.context, self.context.builder, self.context.unit.b.bytes
+        context, builder, size = self.context, self.context.builder, self.context.unit.right.bytes
         there = self.start(n, k)
         if context.spec.constant_b:
             return there
@@ -121,7 +121,7 @@ class RightOperand:
         """Where the micro-kernel of row block number `block` begins to prefetch: a panel ahead, to share that out; if
         it is the only one, some lines ahead."""
         builder = self.context.builder
-        ahead = builder.mul(depth, I64(self.width * self.context.unit.b.bytes))
+        ahead = builder.mul(depth, I64(self.width * self.context.unit.right.bytes))
         ahead = builder.select(self.once, smaller(builder, ahead, I64(AHEAD)), ahead)
         following = move(builder, panel, ahead)
         if not self.context.spec.constant_b:

@@ -14,7 +14,7 @@ from backends.native import gemm
 from backends.native import target as machine_target
 from backends.native.blocking import Blocking
 from backends.native.target import Target, host
-from backends.native.units import MatrixUnit
+from backends.native.units import MatrixUnit, amx_bf16x3
 from backends.native.units import amx as tiles
 from bench.peak import PeakLoop
 from compiler.canonical import PRODUCT_CHUNK
@@ -29,7 +29,9 @@ from tests.emulation.amx import Emulator
 
 FEATURES = frozenset(feature for unit in tiles.UNITS for feature in unit.requires)
 BF16, FP16, *INT8 = tiles.UNITS
-PRODUCTS = {BF16.name: "TDPBF16PS", FP16.name: "TDPFP16PS"} | {
+(SPLIT,) = amx_bf16x3.UNITS
+EVERY = (*tiles.UNITS, SPLIT)
+PRODUCTS = {BF16.name: "TDPBF16PS", FP16.name: "TDPFP16PS", SPLIT.name: "TDPBF16PS"} | {
     unit.name: f"TDPB{'SU'[unit.a == uint8]}{'SU'[unit.b == uint8]}D" for unit in INT8
 }
 PLAIN, FRESH = Form("row", "row", constant=True), Form("row", "row", epilogue="direct")
@@ -40,8 +42,8 @@ LAYOUTS = (
 
 Product = Callable[..., tuple[np.ndarray, ...]]
 
-every_unit = pytest.mark.parametrize("unit", tiles.UNITS, ids=lambda unit: unit.name)
-one_each = pytest.mark.parametrize("unit", (BF16, FP16, INT8[1]), ids=lambda unit: unit.name)
+every_unit = pytest.mark.parametrize("unit", EVERY, ids=lambda unit: unit.name)
+one_each = pytest.mark.parametrize("unit", (BF16, FP16, SPLIT, INT8[1]), ids=lambda unit: unit.name)
 of_bytes = pytest.mark.parametrize("unit", INT8, ids=lambda unit: unit.name)
 
 
@@ -82,7 +84,7 @@ def product(machine: Target, amx: Emulator, monkeypatch: pytest.MonkeyPatch) -> 
         counts, name = amx.counters(), PRODUCTS[unit.name]
         if form:
             assert counts[name] == int(np.prod(b.shape[:-2])) * needed(unit, a.shape[-2], b.shape[-1], a.shape[-1])
-        assert sum(counts[other] for other in PRODUCTS.values()) == counts[name]
+        assert sum(counts[other] for other in {*PRODUCTS.values()}) == counts[name]
         assert amx.violations() == []
         assert amx.configured_threads == 0
         return found
@@ -91,8 +93,8 @@ def product(machine: Target, amx: Emulator, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def needed(unit: MatrixUnit, m: int, n: int, k: int) -> int:
-    """Products of tiles."""
-    return -(-m // unit.m) * -(-n // unit.n) * -(-k // unit.k)
+    """Products of tiles, six of pieces each where operands are split."""
+    return -(-m // unit.m) * -(-n // unit.n) * -(-k // unit.k) * (6 if unit.splits else 1)
 
 
 def shares(extent: int, size: int) -> list[int]:
@@ -113,8 +115,8 @@ def test_every_tail_and_every_pair_of_signs(unit: MatrixUnit, product: Product) 
 @one_each
 def test_known_extents_take_the_widest_grids(unit: MatrixUnit, product: Product, amx: Emulator) -> None:
     """18 rows behind a multiple of 32 are a grid of two rows of tiles, the second with 2 rows: a step loads as many
-    tiles as a grid has rows and columns."""
-    k = 2 * unit.k
+    tiles as a grid has rows and columns, of pieces the first ones of A twice."""
+    k, of_a, of_b = 2 * unit.k, (4 if unit.splits else 1), (3 if unit.splits else 1)
     for m, n in ((50, 48), (18, 16), (16, 40), (3, 5)):
         a, b = draw((m, k), unit.a), draw((k, n), unit.b)
         assert_same(product(unit, a, b, constant=True)[0], defined(unit, a, b))
@@ -122,7 +124,7 @@ def test_known_extents_take_the_widest_grids(unit: MatrixUnit, product: Product,
         assert counts[PRODUCTS[unit.name]] == needed(unit, m, n, k)
         width = 32 if n > 16 else 16
         assert counts["TILELOADD"] == sum(
-            2 * (rows + columns) for rows in shares(m, 32) for columns in shares(n, width)
+            2 * (of_a * rows + of_b * columns) for rows in shares(m, 32) for columns in shares(n, width)
         )
 
 
@@ -243,5 +245,6 @@ def test_the_peak_loop_multiplies_in_every_step(unit: MatrixUnit, machine: Targe
     amx.ranges.clear()
     amx.reset()
     loop(7)
-    assert amx.counters()[PRODUCTS[unit.name]] == 7 * loop.products == 28
+    assert amx.counters()[PRODUCTS[unit.name]] == 7 * loop.products * (6 if unit.splits else 1)
+    assert loop.products == 4
     assert amx.configured_threads == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backends.native.target import Target
-from backends.native.units import amx, avx2, avx512, avx512_bf16, avx512_vnni, avx_vnni, generic, neon
+from backends.native.units import amx, amx_bf16x3, avx2, avx512, avx512_bf16, avx512_vnni, avx_vnni, generic, neon
 from backends.native.units.base import Grid, MatrixUnit
 from compiler.dtypes import DType
 from compiler.errors import DtypeError
@@ -12,6 +12,7 @@ __all__ = ["ORDERED", "Grid", "MatrixUnit", "known", "select"]
 
 ORDERED: tuple[MatrixUnit, ...] = (
     *amx.UNITS,
+    *amx_bf16x3.UNITS,
     *avx512_bf16.UNITS,
     *avx512_vnni.UNITS,
     *avx512.UNITS,
@@ -26,13 +27,15 @@ def known(target: Target) -> tuple[MatrixUnit, ...]:
     return (*ORDERED, *generic.units(target.vector))
 
 
-def select(target: Target, a: DType, b: DType, acc: DType, tiles: bool = False) -> tuple[MatrixUnit, str]:
+def select(
+    target: Target, a: DType, b: DType, acc: DType, tiles: bool = False, splits: int = 0
+) -> tuple[MatrixUnit, str]:
     """The first unit that multiplies a by b into acc and runs on `target`, and why none before it ('' if it is the
-    first for these types). `tiles`: whether one will do whose accumulators are numbered tiles. Raises DtypeError where
-    no unit knows the types."""
+    first for these types). `tiles`: whether one will do whose accumulators are numbered tiles; `splits`: into how many
+    pieces one may split operands. Raises DtypeError where no unit knows the types."""
     lacking: list[str] = []
     for unit in known(target):
-        if (unit.a, unit.b, unit.acc) == (a, b, acc):
+        if (unit.a, unit.b, unit.acc) == (a, b, acc) and unit.splits in (0, splits):
             missing = unit.missing(target)
             if not missing and (tiles or unit.acc_type is not None):
                 return unit, "; ".join(lacking)

@@ -18,6 +18,7 @@ import numpy as np
 from llvmlite import ir
 
 from backends.native.conversions import emit_cast, round_register
+from backends.native.pack import PanelPacker
 from backends.native.target import Target
 from backends.native.vectors import to_storage
 from compiler.dims import Size
@@ -65,6 +66,17 @@ class MatrixUnit(ABC):
     def right(self) -> DType:
         """The element type of the panels load_b reads: where it is not `b`, B is converted to it as it is packed."""
         return self.b
+
+    @property
+    def splits(self) -> int:
+        """How many pieces of a narrower type operands are multiplied as, the lesser products left out: only where a
+        spec permits it. 0: operands are multiplied as they are."""
+        return 0
+
+    @property
+    def packing(self) -> type[PanelPacker]:
+        """What packs a fresh B into panels."""
+        return PanelPacker
 
     def missing(self, target: Target) -> str:
         """What `target` lacks to run this unit, '' if nothing."""
@@ -114,6 +126,11 @@ class MatrixUnit(ABC):
     def mode(self) -> tuple[str, ...]:
         """LLVM attributes of functions that use the unit, where the machine has a mode for that; else (). Then panels
         are packed before it is entered, and nothing of a block of rows is left to do outside."""
+        return ()
+
+    @property
+    def tuning(self) -> tuple[str, ...]:
+        """LLVM attributes of micro-kernels, besides those of `mode`."""
         return ()
 
     @property
