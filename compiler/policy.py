@@ -16,8 +16,9 @@ import numpy as np
 
 from compiler.errors import SansuanError
 
-# fp32: as written. Of int8_weights and int4_weights only weights are codes, and activations stay as written.
-PRECISIONS = ("fp32", "bf16", "int8", "int8_weights", "int4_weights")
+# fp32: as written. bf16x3: as written too, but products of float32 may be computed through bfloat16 pieces, with an
+# error like float32's. Of int8_weights and int4_weights only weights are codes, and activations stay as written.
+PRECISIONS = ("fp32", "bf16x3", "bf16", "int8", "int8_weights", "int4_weights")
 
 
 @dataclass(frozen=True)

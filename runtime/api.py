@@ -51,12 +51,12 @@ def compile(
 
     model: an ONNX model (path, bytes or ModelProto), a torch.nn.Module (then `example_inputs`: a tuple of positional
     inputs, a dict of named ones, or a pair of both) or a torch.export.ExportedProgram.
-    precision: None keeps the model's own types; "fp64" or "fp32" does all float arithmetic in that type; "bf16" or
-    "int8" only products of weights and activations (sums in float32, or exact in int32; weights per output channel,
-    activations quantized row by row as they run); "int8_weights" or "int4_weights" only store weights as codes, and
-    multiply as written; a runtime.Policy chooses for each product. The ledger says which
-    product runs in what, and why not in what was asked for. Inputs and outputs keep the model's types, except that
-    "fp64" answers float64.
+    precision: None keeps the model's own types; "fp64" or "fp32" does all float arithmetic in that type; "bf16x3"
+    permits products of float32 by units that multiply bfloat16, with an error like float32's; "bf16" or "int8" only
+    products of weights and activations (sums in float32, or exact in int32; weights per output channel, activations
+    quantized row by row as they run); "int8_weights" or "int4_weights" only store weights as codes, and multiply as
+    written; a runtime.Policy chooses for each product. The ledger says which product runs in what, and why not in what
+    was asked for. Inputs and outputs keep the model's types, except that "fp64" answers float64.
     backend: "native", or "reference" to run the graph in NumPy.
     dynamic_shapes: as in torch.export; torch axes not named there are fixed. ONNX's named dimensions vary freely.
     threads: the most to use; None: OMP_NUM_THREADS if set, else what affinity and the cgroup quota allow.

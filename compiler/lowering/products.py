@@ -152,6 +152,7 @@ def gemm_spec(
         window=window,
         ends=ends,
         fill=fill,
+        splits=low.splits,
     )
 
 

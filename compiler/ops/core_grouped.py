@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from compiler.passes.lower import Lowering
 
 
-@op("grouped_matmul", attrs={"epilogue": ()})
+@op("grouped_matmul", attrs={"epilogue": (), "splits": 0})
 class GroupedMatmul:
     """x [T, K] in groups of rows, group e times w[e] of w [E, K, N]; then the epilogue. ends [E] (int32 or int64)
-    says where each group's rows end, ascending; rows from the last end on are products of nothing, zeros.
+    says where each group's rows end, ascending; rows from the last end on are products of nothing, zeros. `splits` is
+    matmul's.
 
     Which rows belong to a group is read when running: it decides no shape, no plan and no code. Raises IndexOutOfRange
     for ends that descend or lie outside 0..T.
@@ -45,7 +46,9 @@ class GroupedMatmul:
         shape = (x.shape[0], w.shape[2])
         return [TensorType(e.dtype, shape) for e in call.attrs["epilogue"]] or [TensorType(dtype, shape)]
 
-    def reference(x: np.ndarray, w: np.ndarray, ends: np.ndarray, *extra: np.ndarray, epilogue: Sequence[Expr]) -> Any:
+    def reference(
+        x: np.ndarray, w: np.ndarray, ends: np.ndarray, *extra: np.ndarray, epilogue: Sequence[Expr], splits: int
+    ) -> Any:
         dtype = dtypes.from_numpy(x.dtype)
         product = np.zeros((x.shape[0], w.shape[2]), np.float64 if dtype.is_float else accumulator(dtype).numpy)
         for rows, matrix in zip(row_groups(ends, x.shape[0]), w, strict=True):

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from compiler.passes.lower import Lowering
 
 
-@op("matmul", onnx=OnnxRow("MatMul"), attrs={"epilogue": (), "acc": None})
+@op("matmul", onnx=OnnxRow("MatMul"), attrs={"epilogue": (), "acc": None, "splits": 0})
 class Matmul:
     """a [.., M, K] @ b [.., K, N], batches broadcast, 1-d operands as NumPy's matmul; then the epilogue.
 
     int8 and uint8 may mix where `acc` is int32, which is then the type of the plain product. Epilogues of integer
-    products may use stat(0), stat(1) and extent as kernels.GemmSpec has them.
+    products may use stat(0), stat(1) and extent as kernels.GemmSpec has them, which `splits` is of too: a permission
+    that changes no meaning.
     """
 
     def infer(call: Call) -> list[TensorType]:
@@ -43,7 +44,9 @@ class Matmul:
         shape = call.broadcast(a.shape[:-2], b.shape[:-2]) + rows + columns
         return [TensorType(e.dtype, shape) for e in call.attrs["epilogue"]] or [TensorType(dtype, shape)]
 
-    def reference(a: np.ndarray, b: np.ndarray, *extra: np.ndarray, epilogue: Sequence[Expr], acc: DType | None) -> Any:
+    def reference(
+        a: np.ndarray, b: np.ndarray, *extra: np.ndarray, epilogue: Sequence[Expr], acc: DType | None, splits: int
+    ) -> Any:
         return finish(exact_product(a, b, acc), a, b, acc, epilogue, extra)
 
     def decompose(b: Any, node: Node) -> Any:
@@ -76,13 +79,14 @@ def plain_type(call: Call) -> DType:
 CONV_ATTRS = {"strides": REQUIRED, "dilations": REQUIRED, "pads": REQUIRED, "group": 1}
 
 
-@op("conv", attrs={**CONV_ATTRS, "epilogue": (), "channels_last": False, "acc": None, "fill": 0})
+@op("conv", attrs={**CONV_ATTRS, "epilogue": (), "channels_last": False, "acc": None, "fill": 0, "splits": 0})
 class Conv:
     """Convolution of x [N, C, spatial..] with w [O, C/group, kernel..] plus bias [O]; then the epilogue.
 
-    `pads` are (begin.., end..). With channels_last x and the result are [N, spatial.., C]; w is not affected. `acc` and
-    the leaves of the epilogue are matmul's, K running over one group's channels and the kernel; a bias then has type
-    `acc`. `fill`: number of the epilogue operand whose one element, of x's type, stands in the padding; 0: zeros do.
+    `pads` are (begin.., end..). With channels_last x and the result are [N, spatial.., C]; w is not affected. `acc`,
+    `splits` and the leaves of the epilogue are matmul's, K running over one group's channels and the kernel; a bias
+    then has type `acc`. `fill`: number of the epilogue operand whose one element, of x's type, stands in the padding;
+    0: zeros do.
     """
 
     def infer(call: Call) -> list[TensorType]:
@@ -119,6 +123,7 @@ class Conv:
         channels_last: bool,
         acc: DType | None,
         fill: int,
+        splits: int,
     ) -> Any:
         if channels_last:
             x = np.moveaxis(x, -1, 1)

@@ -50,13 +50,14 @@ class Lowering:
         self._remarks = dict(graph.remarks)
         self._copies: dict[tuple[View, tuple[int, ...]], View] = {}
         self._where: tuple[str, ...] = ()
+        self.splits = 0  # what the node being lowered permits (kernels.GemmSpec)
         self._count = 0
         for value in graph.inputs:
             self._new_buffer(value.name, value.type, "input")
 
     def lower_node(self, node: Node) -> None:
         """One node: by its own lowering, while planning, or as a Host step."""
-        self._where = node.where
+        self._where, self.splits = node.where, node.attrs.get("splits", 0)
         entry = lookup(node.op)
         before = len(self.late.nodes)
         claimed = self.late.claims(node)

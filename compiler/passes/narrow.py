@@ -29,6 +29,7 @@ _NARROWED = frozenset({dtypes.float32, dtypes.float16, dtypes.bfloat16})
 # With fewer products an element of the result, converting the operands takes longer than the products save
 # (bench/narrow_nodes.py: 0.6 to 1.0 of the time in FP32 at 16, 0.9 to 1.2 at 8).
 LEAST_DEPTH = 16
+PIECES = 3  # of bfloat16, in which float32 goes without a remainder
 # With fewer weights, finding the range of a row takes longer than its products save: 64 x 64 weights take as long in
 # 8 bits as in FP32, 16 x 64 2.6 times as long, 512 x 16 0.7.
 LEAST_WEIGHTS = 8192
@@ -99,6 +100,8 @@ def _narrowed(b: Builder, operands: Operands, policy: Policy, site: Site, node: 
     if why:
         b.remark(site.name, why)
     with b.at(*node.where):
+        if precision == "bf16x3":
+            return b.keep(node, splits=PIECES)
         if precision == "bf16" and written != dtypes.bfloat16:
             return in_bfloat16(b, operands, node)
         if precision == "int8":
@@ -114,6 +117,10 @@ def _against(operands: Operands, policy: Policy, key: str, node: Node, precision
         return ""
     if node.op in _STAYS:
         return _STAYS[node.op]
+    if precision == "bf16x3" and node.inputs[0].type.dtype != dtypes.float32:
+        return f"{node.inputs[0].type.dtype} is multiplied as it is"
+    if precision == "bf16x3" and node.op == "block_matmul":
+        return "weights stored as codes are decoded where they are multiplied"
     if precision in BITS:
         return why_not_codes(operands, node, policy.group)
     depth = depth_of(node)
