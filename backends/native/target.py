@@ -178,8 +178,8 @@ def named(name: str | Target) -> Target:
     if name == "host-avx2" and here.has(*_AVX2):
         kept = frozenset(f for f in here.features if not f.startswith(("avx512", "avx10", "amx")))
         return replace(here, name=name, cpu="x86-64-v3", features=kept, vector=32)
-    if name in _held_to_families(here):
-        return _held_to_families(here)[name]
+    if name in held_to_families(here):
+        return held_to_families(here)[name]
     if name in _MACHINES:
         triple, cpu, features, vector, streaming = _MACHINES[name]
         return replace(here, name=name, triple=triple, cpu=cpu, features=frozenset(features), vector=vector,
@@ -190,12 +190,12 @@ def named(name: str | Target) -> Target:
 def names() -> tuple[str, ...]:
     """The names `named` knows on this machine."""
     here = host()
-    held = dict.fromkeys((*_held_to_families(here), *(("host-avx2",) if here.has(*_AVX2) else ())))
+    held = dict.fromkeys((*held_to_families(here), *(("host-avx2",) if here.has(*_AVX2) else ())))
     return ("host", *held, "generic", *_MACHINES)
 
 
 @lru_cache(maxsize=8)
-def _held_to_families(here: Target) -> Mapping[str, Target]:
+def held_to_families(here: Target) -> Mapping[str, Target]:
     """By name, `here` without what only families of units better than one need: its products then run on that family
     where it has a unit for them."""
     from backends.native.units import known

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from backends.native.target import Target
-from backends.native.units import amx, amx_bf16x3, avx2, avx512, avx512_bf16, avx512_vnni, avx_vnni, generic, neon
+from backends.native.units import (
+    amx,
+    amx_bf16x3,
+    avx2,
+    avx512,
+    avx512_bf16,
+    avx512_vnni,
+    avx_vnni,
+    generic,
+    neon,
+    sme,
+    sve,
+)
 from backends.native.units.base import Grid, MatrixUnit
 from compiler.dtypes import DType
 from compiler.errors import DtypeError
@@ -24,20 +36,24 @@ ORDERED: tuple[MatrixUnit, ...] = (
 
 def known(target: Target) -> tuple[MatrixUnit, ...]:
     """Every unit, whether `target` runs it or not, best first; those of any vector length with the target's."""
-    return (*ORDERED, *generic.units(target.vector))
+    scalable = (*sme.units(target.streaming), *sve.units(target.vector))
+    return (*scalable, *ORDERED, *generic.units(target.vector))
 
 
 def select(
     target: Target, a: DType, b: DType, acc: DType, tiles: bool = False, splits: int = 0
 ) -> tuple[MatrixUnit, str]:
-    """The first unit that multiplies a by b into acc and runs on `target`, and why none before it ('' if it is the
-    first for these types). `tiles`: whether one will do whose accumulators are numbered tiles; `splits`: into how many
-    pieces one may split operands. Raises DtypeError where no unit knows the types."""
+    """The first unit that multiplies a by b into acc and runs on `target`, and why none of its architecture before it,
+    nor one of any that splits operands ('' if it is the first for these types). `tiles`: whether one will do that is
+    for many rows, its accumulators numbered tiles, or its order of sums its own; `splits`: into how many pieces one may
+    split operands. Raises DtypeError where no unit knows the types."""
     lacking: list[str] = []
     for unit in known(target):
+        if unit.architecture not in ("", target.architecture) and not unit.splits:
+            continue
         if (unit.a, unit.b, unit.acc) == (a, b, acc) and unit.splits in (0, splits):
             missing = unit.missing(target)
-            if not missing and (tiles or unit.acc_type is not None):
+            if not missing and (tiles or (unit.acc_type is not None and unit.in_order)):
                 return unit, "; ".join(lacking)
             lacking.append(f"{unit.isa} needs {missing}" if missing else f"{unit.isa} is for tiles of {unit.m} rows")
     raise DtypeError(f"no matrix unit multiplies {a} by {b} into {acc}; cast both to float32 or float64")

@@ -74,6 +74,11 @@ class MatrixUnit(ABC):
         return 0
 
     @property
+    def in_order(self) -> bool:
+        """Whether floats are added up one product after the other, with the bits of every unit that does."""
+        return self.acc_type is not None
+
+    @property
     def packing(self) -> type[PanelPacker]:
         """What packs a fresh B into panels."""
         return PanelPacker
@@ -241,6 +246,11 @@ class MatrixUnit(ABC):
     def row_lanes(self) -> int:
         """Elements of `left` as wide together as a row of an accumulator: what to copy rows of A by."""
         return max(1, self.n * self.acc.bytes // self.left.bytes)
+
+    @property
+    def packing_lanes(self) -> int:
+        """Groups of elements along K that a register holds where panels are packed."""
+        return self.n
 
     @abstractmethod
     def row(self, builder: ir.IRBuilder, acc: ir.Value | int, row: int | ir.Value) -> ir.Value:

@@ -43,10 +43,11 @@ TARGETS = tuple(
 
 
 def in_order() -> Target:
-    """This machine without the units that sum floats in an order of their own, those with tiles."""
-    here = [unit for unit in units.ORDERED if not unit.missing(host())]
-    own = [unit for unit in here if unit.acc_type is None and unit.acc.is_float]
-    kept = {feature for unit in here if unit not in own for feature in unit.requires}
+    """This machine without the units that sum floats in an order of their own, and those that need no less."""
+    here = [unit for unit in units.known(host()) if not unit.missing(host())]
+    own = [unit for unit in here if unit.acc.is_float and not unit.in_order]
+    rest = [unit for unit in here if not any(set(other.requires) <= set(unit.requires) for other in own)]
+    kept = {feature for unit in rest for feature in unit.requires}
     dropped = {feature for unit in own for feature in unit.requires} - kept
     return replace(host(), name="in order", features=host().features - dropped) if own else host()
 

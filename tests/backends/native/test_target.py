@@ -62,6 +62,7 @@ def test_every_name_is_a_target_of_that_name() -> None:
 
 def test_a_target_held_to_a_family_has_that_family_as_its_best() -> None:
     usable = [isa for isa, (_, missing) in host().unit_families.items() if not missing]
+    usable = [isa for isa in usable if isa == "generic" or f"host-{isa}" in names()]  # not what comes with a better one
     held = {isa: named("generic" if isa == "generic" else f"host-{isa}") for isa in usable}
     assert {target.name for target in held.values()} <= set(names())
     for isa, target in held.items():
