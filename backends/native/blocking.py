@@ -103,7 +103,7 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     if _is_written_by_rows(unit, product, target, min(item_columns, n)):
         block_rows = min(block_rows, STRIP_BLOCKS * mr)
     depth = _depth(unit, product, target, nr)
-    keeps_b = pack_b and block_rows < item_rows and not product.decodes
+    keeps_b = pack_b and (block_rows < item_rows or bool(unit.mode)) and not product.decodes
     return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, pack_b, keeps_b)
 
 

@@ -27,6 +27,7 @@ from backends.native.left import LeftOperand
 from backends.native.loops import Values, chunk_range, counted_loop, smaller
 from backends.native.microkernel import MicroKernel, for_row_blocks
 from backends.native.microkernel_coded import CodedMicroKernel
+from backends.native.outline import outlined
 from backends.native.right import RightOperand
 from backends.native.right_coded import CodedOperand
 from backends.native.sums import COLUMN, ROW, needs_column_sums
@@ -69,7 +70,7 @@ class MacroKernel:
             frame.set_strides(self.epilogue.sum_member(which), step, I64(1))
         self.batch = [[reader.integer() for _ in range(3 + len(self.members))] for _ in range(spec.batch_rank)]
         self.groups = RowGroups(reader, spec.ends, word["m"], word["k"]) if spec.ends else None
-        self.finish = self.epilogue.define(module, f"{name}_epilogue")
+        self.finish = self.epilogue.define(module, f"{name}_epilogue", unit.mode)
         self._micro: dict[str, tuple[MicroKernel, ir.Function]] = {}
 
     def micro(self, rows: int, columns: int, panels: int) -> tuple[MicroKernel, ir.Function]:
@@ -103,12 +104,14 @@ class MacroKernel:
         """The kernel's body."""
         context, builder, word = self.context, self.context.builder, self.context.word
         first, stop = chunk_range(builder, self.chunk, word["items_per_chunk"], word["items"])
-        context.unit.enter(builder)
+        if not context.unit.mode:
+            context.unit.enter(builder)
         self.left.begin(self.members[context.spec.fill - 1] if context.spec.fill else None)
         self.right.begin()
         context.frame.set("k", word["k"])
         counted_loop(builder, first, stop, I64(1), [], self._item)
-        context.unit.leave(builder)
+        if not context.unit.mode:
+            context.unit.leave(builder)
         builder.ret_void()
 
     def _item(self, item: ir.Value, _: Values) -> Values:
@@ -164,6 +167,37 @@ class MacroKernel:
         builder, largest = self.context.builder, I64(self.context.shape.rows[0])
         row_blocks = builder.udiv(builder.add(self.rows, builder.sub(largest, I64(1))), largest)
         self.right.block(is_first, row_blocks)
+        unit = self.context.unit
+        if not unit.mode:
+            self._multiply()
+            return
+        self._pack_panels()
+
+        def inside() -> None:
+            unit.enter(builder)
+            self._multiply()
+            unit.leave(builder)
+
+        outlined(builder, f"{self.context.name}_panels", unit.switching, inside)
+
+    def _pack_panels(self) -> None:
+        """Every panel of a fresh B, all of K."""
+        if self.context.spec.constant_b:
+            return
+
+        def one(n: ir.Value, _: Values) -> Values:
+            self.right.pack(n, I64(0), self._valid(n), self.context.word["k"])
+            return []
+
+        counted_loop(self.context.builder, self.n_first, self.n_end, I64(self.right.width), [], one)
+
+    def _valid(self, n: ir.Value) -> ir.Value:
+        """Columns of the panel at column n that there are."""
+        return smaller(self.context.builder, I64(self.right.width), self.context.builder.sub(self.n_end, n))
+
+    def _multiply(self) -> None:
+        """Slab by slab of K, every panel."""
+        builder = self.context.builder
         start = panel_groups(self) if self.context.shape.few else self.n_first
         self.context.frame.set("prefetch_step", self.right.prefetch_step)
         # A product over nothing still has an epilogue: one empty K block.
@@ -180,7 +214,7 @@ class MacroKernel:
     def _panel(self, n: ir.Value, start: ir.Value, stop: ir.Value) -> Values:
         """All rows of the block against rows [start, stop) of the panel at column n, K block by K block."""
         builder, word, shape = self.context.builder, self.context.word, self.context.shape
-        valid = smaller(builder, I64(self.right.width), builder.sub(self.n_end, n))
+        valid = self._valid(n)
 
         def block(k: ir.Value, _: Values) -> Values:
             depth = smaller(builder, word["depth"], builder.sub(word["k"], k))
@@ -226,7 +260,7 @@ class MacroKernel:
             finish = builder.and_(whole, builder.icmp_signed("==", count, I64(rows))) if what.direct else I1(0)
             prefetch = self.right.prefetch(b, depth, builder.udiv(i, I64(counts[0])))
             m, a = builder.add(self.m_first, i), self.left.address(i, k)
-            limits = context.unit.acc_type is None and not isinstance(count, ir.Constant)
+            limits = context.unit.limits_rows and not isinstance(count, ir.Constant)
             if limits:
                 context.unit.limit(builder, Grid(what.rows, what.columns), count)
             builder.call(function, [words, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n])

@@ -28,7 +28,7 @@ class RightOperand:
         self.width, self.depth = unit.panels(context.shape.grid)[1]
         if not spec.constant_b:
             axis = {"row": "x", "column": "k"}.get(spec.b_axis, "")
-            panel = Panel(spec.b, self.width, self.depth, unit.n, unit.k)
+            panel = Panel(spec.b, self.width, self.depth, unit.packing_lanes, unit.k)
             self.packer = define_panel_packer(context.module, f"{context.name}_pack_b", panel, axis, True, unit.packing)
             if sums:
                 self.summer = define_column_sums(context.module, f"{context.name}_column_sums", unit, self.width)
@@ -99,23 +99,39 @@ class RightOperand:
         there = self.start(n, k)
         if context.spec.constant_b:
             return there
-        partial = builder.icmp_signed("<", valid, I64(self.width))
-        packs = builder.or_(partial, builder.icmp_signed("!=", context.word["pack_b"], I64(0)))
-        number = builder.udiv(builder.sub(n, self.first_column), I64(self.width))
-        offset = builder.add(builder.mul(number, context.word["b_step"]), builder.mul(k, context.word["k_step"]))
-        packed = move(builder, context.at("b_offset"), offset)
-        needed = builder.and_(packs, self.is_stale)
+        if not context.unit.mode:
+            self.pack(n, k, valid, depth)
+        packs = self._packs(valid)
+        context.frame.set("b_k", builder.select(packs, I64(self.width * self.depth * size), self.k_stride))
+        return builder.select(packs, self._packed(n, k), there)
+
+    def pack(self, n: ir.Value, k: ir.Value, valid: ir.Value, depth: ir.Value) -> None:
+        """Pack `depth` rows from k on of the fresh panel at column n, unless that has been done or is not wanted."""
+        context, builder = self.context, self.context.builder
+        needed = builder.and_(self._packs(valid), self.is_stale)
         if self.sums:
             # The sums are over all of K, so with the first block all of it is packed.
             needed, depth = builder.and_(needed, builder.icmp_signed("==", k, I64(0))), context.word["k"]
         with builder.if_then(needed):
+            packed = self._packed(n, k)
+            there = self.start(n, k)
             arguments = [there, self.n_stride, self.k_stride, valid, depth, packed, context.word["ahead"]]
             builder.call(self.packer, arguments)
             if self.sums:
                 sums = move(builder, self.column_sums, builder.mul(n, I64(context.unit.acc.bytes)))
                 builder.call(self.summer, [packed, depth, sums])
-        context.frame.set("b_k", builder.select(packs, I64(self.width * self.depth * size), self.k_stride))
-        return builder.select(packs, packed, there)
+
+    def _packs(self, valid: ir.Value) -> ir.Value:
+        builder = self.context.builder
+        partial = builder.icmp_signed("<", valid, I64(self.width))
+        return builder.or_(partial, builder.icmp_signed("!=", self.context.word["pack_b"], I64(0)))
+
+    def _packed(self, n: ir.Value, k: ir.Value) -> ir.Value:
+        """Where in scratch the panel at column n is, from row k on."""
+        context, builder = self.context, self.context.builder
+        number = builder.udiv(builder.sub(n, self.first_column), I64(self.width))
+        offset = builder.add(builder.mul(number, context.word["b_step"]), builder.mul(k, context.word["k_step"]))
+        return move(builder, context.at("b_offset"), offset)
 
     def prefetch(self, panel: ir.Value, depth: ir.Value, block: ir.Value) -> ir.Value:
         """Where the micro-kernel of row block number `block` begins to prefetch: a panel ahead, to share that out; if

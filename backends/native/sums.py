@@ -31,8 +31,10 @@ def needs_column_sums(spec: GemmSpec, unit: MatrixUnit) -> bool:
 
 def define_column_sums(module: ir.Module, name: str, unit: MatrixUnit, width: int) -> ir.Function:
     """void name(panel, depth, sums): the sums over `depth` rows of a packed panel's columns."""
-    function, builder = define_helper(module, name, [POINTER, I64, POINTER])
+    function, builder = define_helper(module, name, [POINTER, I64, POINTER], unit.switching)
     panel, depth, sums = function.args
+    if unit.mode:
+        unit.enter(builder)
     deep = unit.panels(Grid(1, width // unit.n))[1][1]
     group = width * deep * unit.b.bytes
     columns = range(0, width, unit.n)
@@ -52,6 +54,8 @@ def define_column_sums(module: ir.Module, name: str, unit: MatrixUnit, width: in
         value = unit.row(builder, total, 0)
         address = move(builder, sums, I64(column * unit.acc.bytes))
         builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=unit.acc.bytes)
+    if unit.mode:
+        unit.leave(builder)
     builder.ret_void()
     return function
 

@@ -40,17 +40,18 @@ from tests.emulation.amx import REQUIRED
 # Without authenticated pointers, which take time, and with streaming mode as narrow as hardware has it; its vectors
 # are 64 bytes long.
 CPU = "max,pauth=off,sme_fa64=off,sme-default-vector-length=64"
+WIDE = "max,pauth=off,sme=off,sve-default-vector-length={}"  # with vectors of so many bytes outside streaming mode
 WORKER = Path(__file__).with_name("aarch64_worker.py")
 
 
 class Processor:
-    """An emulated process. `cpu`: QEMU's name and options of its processor."""
+    """An emulated process. `cpu`: QEMU's name and options of its processor; `options`: QEMU's further ones."""
 
-    def __init__(self, cpu: str = CPU) -> None:
+    def __init__(self, cpu: str = CPU, options: Sequence[str] = ()) -> None:
         emulator, python = aarch64_install.emulator(), aarch64_install.python()
         assert emulator and python, aarch64_install.missing()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
-        command = [emulator, "-cpu", cpu, "-L", aarch64_install.ROOT, python, "-I", "-S", "-B", WORKER]
+        command = [emulator, *options, "-cpu", cpu, "-L", aarch64_install.ROOT, python, "-I", "-S", "-B", WORKER]
         self._process = subprocess.Popen(
             list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
         )
@@ -146,6 +147,11 @@ def processor(cpu: str = CPU) -> Processor:
     if cpu not in _processors or not _processors[cpu].alive:
         _processors[cpu] = Processor(cpu)
     return _processors[cpu]
+
+
+def cpu_of(target: Target) -> str:
+    """The name of a processor that runs code for `target`."""
+    return WIDE.format(target.vector) if target.scale else CPU
 
 
 def emulated(monkeypatch: pytest.MonkeyPatch, cpu: str = CPU) -> Processor:

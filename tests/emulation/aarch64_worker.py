@@ -16,17 +16,19 @@ from typing import BinaryIO
 
 POISON = 0xA5  # before operands, and in scratch
 MARSHAL = 2  # a version all Pythons read
+CODE, CODE_SIZE = 0x50_0000_0000, 0x1000_0000  # where code goes, so that a log can be told to note it alone
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
 _LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 _LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _LIBC.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_loaded: list[int] = []
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
 
 
-def _mapped(size: int) -> int:
-    """The address of `size` fresh bytes."""
-    address = _LIBC.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+def _mapped(size: int, near: int | None = None) -> int:
+    """The address of `size` fresh bytes, at `near` if nothing is there."""
+    address = _LIBC.mmap(near, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     if address in (None, ctypes.c_void_p(-1).value):
         raise MemoryError(f"no {size} bytes for the emulated process")
     return address
@@ -69,7 +71,8 @@ class Fenced:
 def load(image: bytes) -> int:
     """The address of code, which may run from any page."""
     size = -(-len(image) // mmap.PAGESIZE) * mmap.PAGESIZE
-    address = _mapped(size)
+    address = _mapped(size, CODE + sum(_loaded))
+    _loaded.append(size)
     ctypes.memmove(address, image, len(image))
     _protect(address, size, mmap.PROT_READ | mmap.PROT_EXEC)
     return address

@@ -51,6 +51,10 @@ class TileUnit(MatrixUnit):
     def panels(self, grid: Grid) -> tuple[tuple[int, int], tuple[int, int]]:
         return (grid.rows * self.m, self.k), (grid.columns * self.n, self.k // ROWS)
 
+    @property
+    def limits_rows(self) -> bool:
+        return True
+
     def enter(self, builder: ir.IRBuilder) -> None:
         self._configure(builder, {})
 
