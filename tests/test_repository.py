@@ -36,6 +36,8 @@ ISA_PLACES = (
     "backends/native/amx_probe.py",
     "backends/native/target.py",
     "backends/native/arm_features.py",
+    "bench/model_machines.py",  # a table of processors, each with what it has
+    "bench/model_code.py",  # reads assembler text
     "tests/backends/native/",
     "tests/emulation/",
     "tests/test_repository.py",

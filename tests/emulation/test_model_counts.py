@@ -1,0 +1,65 @@
+"""The model's counts (bench.model_counts) against instructions executed: what the emulated tiles count, call by call."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from backends.native import gemm
+from backends.native import target as machine_target
+from backends.native.blocking import Blocking
+from backends.native.target import Target, host
+from backends.native.units import amx as tiles
+from bench.gemm_kernels import Case, call_of
+from bench.model_counts import counts, tile_instructions
+from tests.backends.native import harness
+from tests.emulation.amx import Emulator
+
+FEATURES = frozenset(feature for unit in tiles.UNITS for feature in unit.requires)
+KINDS = {"products": "TDP", "loads": "TILELOADD", "stores": "TILESTORED", "clearings": "TILEZERO",
+         "configurations": "LDTILECFG"}  # fmt: skip
+
+
+@pytest.fixture
+def machine(amx: Emulator, monkeypatch: pytest.MonkeyPatch) -> Target:
+    """This machine with tiles."""
+    with_tiles = replace(host(), features=host().features | FEATURES)
+    monkeypatch.setattr(machine_target, "host", lambda: with_tiles)
+    return with_tiles
+
+
+def executed(case: Case, machine: Target, amx: Emulator, threads: int = 1) -> tuple[dict[str, int], dict[str, int]]:
+    """What a product takes by the emulator's counters, and by the model."""
+    call = call_of(case)
+    kernel = gemm.select(call, machine)
+    assert kernel.matrix_unit.acc_type is None
+    memory = {view.buffer: np.ones(view.shape, view.dtype.numpy) for view in (*call.reads, *call.writes)}
+    if kernel.spec.constant_b:
+        memory["b"] = kernel.pack(call, 1, memory["b"])
+    amx.reset()
+    harness.execute(kernel, machine, kernel.arguments(call, int, threads), memory)
+    assert (memory["c"] == case.k).all()
+    found = amx.counters()
+    counted = {kind: sum(n for name, n in found.items() if name.startswith(start)) for kind, start in KINDS.items()}
+    return counted, tile_instructions(kernel, counts(kernel, call, threads))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("b", ["constant", "row"])
+def test_a_call_executes_what_the_model_counts(b: str, dtype: str, machine: Target, amx: Emulator) -> None:
+    for m, n, k in ((32, 32, 64), (50, 70, 100), (17, 16, 65), (80, 33, 31), (64, 96, 128)):
+        found, counted = executed(Case(m, n, k, b, dtype=dtype), machine, amx)
+        assert found == counted, (m, n, k)
+        assert counted["products"] and counted["stores"]
+
+
+@pytest.mark.parametrize("depth", [64, 128])
+def test_cuts_are_counted(depth: int, machine: Target, amx: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles wait between blocks of K, panels are packed anew for items and not for blocks of rows."""
+    for cut in (Blocking(96, 32, 32, depth, 1, True, True), Blocking(64, 64, 64, depth, 2, True, False)):
+        monkeypatch.setattr(gemm, "blocking", lambda *_, cut=cut: cut)
+        found, counted = executed(Case(83, 70, 200, "row", dtype="int8"), machine, amx, threads=2)
+        assert found == counted, cut
+        assert counted["loads"] > counted["products"]  # those that resume
