@@ -13,7 +13,7 @@ from backends.native.blocking import Blocking
 from backends.native.jit import compile_object, optimized, target_machine
 from backends.native.pack import pack_panels
 from backends.native.target import host, named
-from backends.native.units import Grid, MatrixUnit, generic
+from backends.native.units import Grid, MatrixUnit, generic, sve
 from backends.native.units.dot import DotUnit
 from compiler import dtypes
 from compiler.dims import symbol
@@ -25,7 +25,7 @@ from tests.backends.native.harness import assert_same
 from tests.backends.native.products import multiply
 
 RNG = np.random.default_rng(5)
-EVERY = (*units.ORDERED, *generic.units(16), FAKE)
+EVERY = (*units.ORDERED, *sve.units(32), *generic.units(16), FAKE)
 
 
 def emulated(unit: MatrixUnit, grid: Grid, a: np.ndarray, b: np.ndarray) -> np.ndarray:
