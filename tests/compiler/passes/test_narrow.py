@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,9 @@ def with_itself(b: Builder, x: Value) -> Value:
     return b.emit("matmul", x, b.emit("transpose", x, perm=(1, 0)))
 
 
-def graph(make: Callable[[Builder, Value], Value], *shape: dims.Size) -> Graph:
+def graph(make: Callable[[Builder, Value], Value], *shape: dims.Size, kind: dtypes.DType = F32) -> Graph:
     b = Builder()
-    x = b.input("x", TensorType(F32, shape))
+    x = b.input("x", TensorType(kind, shape))
     b.imported.append(ImportedNode(NAME, "Product"))
     with b.at(NAME):
         return b.finish([make(b, x)])
@@ -156,3 +157,44 @@ def test_many_results_of_short_sums_fit_32_bits(left: bool) -> None:
     lowered = lower_graph(graph(make, *shape).with_policy(Policy("int8")))
     assert NAME not in lowered.remarks
     assert any(view.dtype.bits == 8 for call in lowered.calls for view in call.reads if view is not None)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_splits_are_permitted_and_change_nothing_else(name: str) -> None:
+    """The same calls, but for what their products permit: here the same bits, as long as no unit splits."""
+    made, _ = CASES[name]
+    plain, permitted = lower_graph(made), lower_graph(made.with_policy(Policy("bf16x3")))
+    products = 0
+    for before, after in zip(plain.calls, permitted.calls, strict=True):
+        assert isinstance(before, KernelCall) and isinstance(after, KernelCall)
+        if isinstance(before.spec, GemmSpec):
+            assert after.spec == replace(before.spec, splits=3)
+            products += 1
+        else:
+            assert after.spec == before.spec
+    assert products and not permitted.remarks
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "kind", "reason"),
+    [
+        (conv(16, 16, (3, 3), group=16), (1, 16, 5, 5), F32, "depthwise"),
+        (conv(1, 4, (3, 3)), (1, 1, 8, 8), F32, "sums of 9 products"),
+        (with_itself, (20, 40), dtypes.float16, "not bf16x3: float16 is multiplied as it is"),
+        (with_itself, (20, 40), dtypes.float64, "not bf16x3: float64 stays float64"),
+    ],
+)
+def test_what_is_not_split_says_why(
+    make: Callable[[Builder, Value], Value], shape: tuple[int, ...], kind: dtypes.DType, reason: str
+) -> None:
+    lowered = lower_graph(graph(make, *shape, kind=kind).with_policy(Policy("bf16x3")))
+    assert reason in lowered.remarks[NAME]
+    assert all(call.spec.splits == 0 for call in lowered.calls if isinstance(call.spec, GemmSpec))  # type: ignore[union-attr]
+
+
+def test_other_precisions_fall_back_to_splits() -> None:
+    """with_itself has no weights to quantize."""
+    made = graph(with_itself, 40, 32).with_policy(Policy("int8", otherwise="bf16x3"))
+    lowered = lower_graph(made)
+    assert [call.spec.splits for call in lowered.calls if isinstance(call.spec, GemmSpec)] == [3]  # type: ignore[union-attr]
+    assert lowered.remarks[NAME].startswith("not int8")
