@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 # One target after the other, whatever -j says: CI reads the last line.
 .NOTPARALLEL:
-.PHONY: demo test test-slow browser emulators fuzz test-exhaustive coverage lint format bench docs clean
+.PHONY: demo test test-slow test-units browser emulators fuzz test-exhaustive coverage lint format bench docs clean
 
 demo: $(READY)
 	$(RUN) -m bench.demo
@@ -16,6 +16,10 @@ test: $(READY) emulators
 test-slow: $(READY) browser emulators
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m slow
 
+# Matrix units this machine lacks, emulated: every unit in every form, of every vector length.
+test-units: $(READY) emulators
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m 'not exhaustive and not fuzz and not coverage' tests/emulation
+
 # A test opens the page of `sansuan compare` in a real browser.
 browser:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
@@ -25,6 +29,7 @@ browser:
 # Arm kernels are tested under QEMU; where apt may not fetch it those tests skip and say so.
 emulators: $(READY)
 	@$(RUN) -m tests.emulation.aarch64_install
+	@$(RUN) -m tests.emulation.aarch64_package
 
 # Finds what nobody has met yet, so it decides no change: what it finds becomes a test.
 fuzz: $(READY)

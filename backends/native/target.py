@@ -127,6 +127,13 @@ class Target:
             operands.setdefault((unit.isa, unit.missing(self)), []).append(pair)
         return {isa: (", ".join(pairs), missing) for (isa, missing), pairs in operands.items()}
 
+    @property
+    def unused(self) -> Mapping[str, str]:
+        """Features of this target that would suit matrix products and that no unit uses, each with the reason."""
+        from backends.native.units import sme
+
+        return {feature: reason for feature, reason in sme.UNUSED.items() if self.has(feature)}
+
     def __str__(self) -> str:
         caches = " / ".join(f"{size >> 10} KiB" for size in (self.l1, self.l2, self.l3))
         lines = (
@@ -137,6 +144,7 @@ class Target:
                 f"unit {isa}: {f'needs {missing}' if missing else 'usable'}; {operands}"
                 for isa, (operands, missing) in self.unit_families.items()
             ),
+            *(f"unused {feature}: {reason}" for feature, reason in self.unused.items()),
         )
         return "\n".join(lines)
 

@@ -21,6 +21,9 @@ ENCODINGS = {
     "tile row to vector": ((0xFF3F_0000, 0xC002_0000),),
     "mode switch": ((0xFFFF_F0FF, 0xD503_407F),),
 }  # fmt: skip
+FOREIGN = "scalable outside streaming mode"
+_SWITCHES = {0xD503_437F: True, 0xD503_427F: False}  # of streaming mode, as against that of tiles
+_SCALABLE = 0b0010  # bits 25 to 28 of what works on vectors of scalable length
 _EXECUTED = re.compile(rb"\[[0-9a-f]+/([0-9a-f]+)/")
 
 
@@ -41,17 +44,26 @@ class CountingProcessor(Processor):
         return answer
 
     def executed(self) -> Counter[str]:
-        """Instructions by kind since the last call; those of no kind above are "other"."""
-        found: Counter[str] = Counter()
+        """Instructions by kind since the last call; those of no kind above are "other", and of scalable vectors where
+        the processor is not in streaming mode FOREIGN: a machine without SVE has none of them."""
         with open(self._log.name, "rb") as log:
             log.seek(self._read)
-            for place, times in Counter(_EXECUTED.findall(log.read())).items():
-                found[self._kind(int(place, 16))] += times
+            places = [int(place, 16) for place in _EXECUTED.findall(log.read())]
             self._read = log.tell()
+        words = {place: self._word(place) for place in set(places)}
+        kinds = {place: _kind(word) for place, word in words.items()}
+        found, streaming = Counter[str](), False
+        for place in places:
+            word, kind = words[place], kinds[place]
+            streaming = streaming if kind != "mode switch" or word not in _SWITCHES else _SWITCHES[word]
+            found[FOREIGN if word >> 25 & 15 == _SCALABLE and not streaming else kind] += 1
         return found
 
-    def _kind(self, address: int) -> str:
+    def _word(self, address: int) -> int:
         start, image = next((s, i) for s, i in self._images.items() if s <= address < s + len(i))
-        (word,) = struct.unpack_from("<I", image, address - start)
-        kinds = (kind for kind, codes in ENCODINGS.items() if any(word & mask == value for mask, value in codes))
-        return next(kinds, "other")
+        return int(struct.unpack_from("<I", image, address - start)[0])
+
+
+def _kind(word: int) -> str:
+    kinds = (kind for kind, codes in ENCODINGS.items() if any(word & mask == value for mask, value in codes))
+    return next(kinds, "other")
