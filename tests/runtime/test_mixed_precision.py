@@ -4,6 +4,7 @@ what is told."""
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -292,3 +293,15 @@ def test_unknown_words_are_refused() -> None:
     for make in (lambda: Policy("int3"), lambda: Rule("bf61"), lambda: Policy(otherwise="fp8")):
         with pytest.raises(runtime.SansuanError, match="expected one of fp32, bf16, int8"):
             make()
+
+
+def test_without_a_unit_that_splits_products_stay_float32(tmp_path: Path) -> None:
+    """Named by a rule in a file; the same bits as without a policy, and the reason in the ledger."""
+    layers = torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 40))
+    x = torch.randn(20, 64)
+    Policy("fp32", rules=(Rule("bf16x3", node="2*"),)).save(tmp_path / "policy.npz")
+    compiled = runtime.compile(layers, (x,), precision=Policy.load(tmp_path / "policy.npz"), target="generic")
+    rows = {row.node.partition("/")[0]: row for row in compiled.ledger()}
+    assert "bf16x3" not in rows["0"].reason and rows["2"].in_dtype == "float32"
+    assert "the policy's rule for node 2*" in rows["2"].reason and "bf16x3 needs" in rows["2"].reason
+    assert torch.equal(compiled(x), runtime.compile(layers, (x,), target="generic")(x))
