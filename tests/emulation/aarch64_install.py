@@ -55,7 +55,7 @@ def install() -> None:
         raise RuntimeError("apt-get, apt-cache and dpkg-deb are needed to fetch them")
     BUILD.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
-        archive = _Archive(Path(folder))
+        archive = Archive(Path(folder))
         if emulator() is None:
             unpacked = archive.unpacked(
                 [f"qemu-user:{archive.native}={archive.newest('qemu-user')}"], Path(folder) / "q"
@@ -73,7 +73,7 @@ def install() -> None:
             os.replace(unpacked, ROOT)
 
 
-class _Archive:
+class Archive:
     """The archive this machine is configured with, and its backports, for this architecture and Arm's."""
 
     def __init__(self, folder: Path) -> None:
