@@ -18,7 +18,7 @@ from backends.native.gemm import GemmKernel
 from backends.native.target import Target
 from bench.gemm_kernels import Case, call_of
 from bench.model_code import Function, Loop, Mix, Visit, emitted, finishes, mix_of
-from bench.model_counts import Counts, Micro, counts
+from bench.model_counts import Counts, Micro, Packed, counts
 from bench.model_machines import Machine, Rates
 
 # What a product's cycles are spent on. The first is what would remain of a perfect program.
@@ -87,7 +87,7 @@ class _Product:
         case, unit, one = self.case, self.unit, self.machine.product_cycles(self.unit)
         parts["multiplier"] = case.m * case.n * case.k / (unit.m * unit.n * unit.k) * one
         parts["tails"] = self.counts.products(unit.k) * one - parts["multiplier"]
-        busy = dict.fromkeys(("loads", "front end", "vectors"), 0.0)
+        busy = dict.fromkeys(("multiplier", "loads", "front end", "vectors"), 0.0)
         busy["multiplier"] = parts["multiplier"] + parts["tails"]
         for micro, times in self.counts.micro.items():
             steps = -(-micro.depth // unit.k)
@@ -184,27 +184,51 @@ class _Product:
         return cycles + self.counts.panels * max(passes, default=0.0)
 
     def _packing(self) -> float:
-        """Cycles of copying and packing A, and of packing B."""
-        unit, found = self.unit, self.counts
-        kernel, lanes = self.kernel, unit.packing_lanes
-        (height, deep), right = unit.panels(kernel.shape.grid)
-        total = self._move("copy_a", found.copied_a, unit.row_lanes, unit.a.bytes, unit.left.bytes, self.block_bytes)
+        """Cycles of copying and packing A, and of packing B: what instructions or traffic take, if that is longer."""
+        unit, kernel, found = self.unit, self.kernel, self.counts
+        left, right = unit.panels(kernel.shape.grid)
         axis = "k" if kernel.shape.copies_a else {"row": "k", "column": "x"}.get(kernel.spec.a_axis, "")
-        together = _packed_together(axis, height, deep, lanes)
-        total += self._move("pack_a", found.packed_a, together, unit.left.bytes, unit.left.bytes, self.block_bytes)
-        together = _packed_together({"row": "x", "column": "k"}.get(kernel.spec.b_axis, ""), *right, lanes)
+        total = self._panels("pack_a", found.packed_a, axis, left, unit.left.bytes, self.block_bytes)
+        axis = {"row": "x", "column": "k"}.get(kernel.spec.b_axis, "")
         kept = self.b_bytes if found.words["b_step"] else self.panel_bytes
-        return total + self._move("pack_b", found.packed_b, together, unit.b.bytes, unit.right.bytes, kept)
+        total += self._panels("pack_b", found.packed_b, axis, right, unit.right.bytes, kept)
+        if found.copied_a:
+            copying = found.copied_a / unit.row_lanes * self._cycles(self._copies("copy_a")[0], self.machine.outside)
+            total += max(copying, self._traffic(found.copied_a, unit.a.bytes, unit.left.bytes, self.block_bytes))
+        return total
 
-    def _move(self, name: str, elements: int, together: int, read: int, written: int, kept: int) -> float:
-        if not elements:
+    def _panels(
+        self, name: str, packed: Mapping[Packed, int], axis: str, panel: tuple[int, int], size: int, kept: float
+    ) -> float:
+        """Cycles of a panel packer. Along K it moves squares of registers, along the other side rows as wide as a
+        panel, else elements; narrow panels and the end of K have loops of their own, with masks."""
+        if not packed:
             return 0.0
+        (width, depth), lanes = panel, min(self.unit.packing_lanes, panel[0])
+        cycles = [self._cycles(mix, self.machine.outside) for mix in self._copies(name)]
+        whole, narrow, end = cycles[0], cycles[min(1, len(cycles) - 1)], cycles[-1]
+        once = self._cycles(self.code[f"{self.kernel.name}_{name}"].once()[0], self.machine.outside)
+        working = elements = 0.0
+        for (deep, is_narrow), times in packed.items():
+            one = narrow if is_narrow else whole
+            if axis == "k":
+                steps, rest = divmod(deep, lanes * depth)
+                passes = width // lanes * (steps * one + (end if rest else 0.0))
+            else:
+                passes = one * (-(-deep // depth) if axis == "x" else deep * width)
+            working += times * (once + passes)
+            elements += times * width * deep
+        return max(working, self._traffic(elements, size, size, kept))
+
+    def _copies(self, name: str) -> list[Mix]:
+        """Passes through the innermost loops of a function that load and store, those that do most at once first."""
         function = self.code[f"{self.kernel.name}_{name}"]
         loops = [mix_of(function.lines(loop), function.streaming) for loop in function.innermost()]
-        copies = [mix for mix in loops if mix.loads and mix.stores]  # of whole panels, of the last, of clearings
-        best = max(copies, key=lambda mix: mix.store_bytes / mix.instructions)
-        working = elements / together * self._cycles(best, self.machine.outside)
-        return max(working, elements * (read / self._rate(self.home) + written / self._rate(self._level(kept))))
+        copies = [mix for mix in loops if mix.loads and mix.stores]
+        return sorted(copies, key=lambda mix: -mix.store_bytes / mix.instructions)
+
+    def _traffic(self, elements: float, read: int, written: int, kept: float) -> float:
+        return elements * (read / self._rate(self.home) + written / self._rate(self._level(kept)))
 
     def _streaming(self) -> float:
         """Cycles that what micro-kernels read and write beyond L2 takes at the rate of where it is. Stores read their
@@ -248,9 +272,3 @@ def _at(function: Function, loop: Loop) -> Visit:
 
 def _calling(name: str) -> Visit:
     return lambda block: any(name in line for line in block.lines)
-
-
-def _packed_together(axis: str, width: int, depth: int, lanes: int) -> int:
-    """Elements that a pass through a panel packer's innermost loop moves, by the source's side of unit stride."""
-    lanes = min(lanes, width)
-    return {"x": width * depth, "k": lanes * lanes * depth}.get(axis, 1)

@@ -37,17 +37,21 @@ class Micro:
     limited: bool
 
 
+Packed = tuple[int, bool]
+
+
 @dataclass(frozen=True)
 class Counts:
     """All of a call: micro-kernels and how often, passes over a panel and over a block of rows; elements of A copied
-    and packed, of B packed (rounded up as they are written); how often all of B passes; chunks; the argument words."""
+    (K rounded up), panels packed of A and of B by their depth and whether they are narrower than a panel; how often all
+    of B passes; chunks; the argument words."""
 
     micro: Counter[Micro]
     panels: int
     blocks: int
     copied_a: int
-    packed_a: int
-    packed_b: int
+    packed_a: Counter[Packed]
+    packed_b: Counter[Packed]
     passes: float
     chunks: int
     words: dict[str, int]
@@ -77,7 +81,9 @@ class _Walk:
     def __init__(self, kernel: GemmKernel, words: dict[str, int]) -> None:
         self.kernel, self.words, self.unit = kernel, words, kernel.matrix_unit
         self.micro: Counter[Micro] = Counter()
-        self.panels = self.blocks = self.copied_a = self.packed_a = self.packed_b = 0
+        self.packed_a: Counter[Packed] = Counter()
+        self.packed_b: Counter[Packed] = Counter()
+        self.panels = self.blocks = self.copied_a = 0
         self.direct = _is_direct(kernel) if self.unit.acc_type is not None else self.unit.gives_rows
         self.fresh = not kernel.spec.constant_b
 
@@ -89,7 +95,8 @@ class _Walk:
             self.blocks += 1
             self.copied_a += count * deep * words["copy_a"]
             height = self.kernel.shape.grid.rows * unit.m
-            self.packed_a += -(-count // height) * height * deep * words["pack_a"]
+            if words["pack_a"]:
+                self.packed_a += Counter({(words["k"], False): count // height, (words["k"], True): count % height > 0})
             self._block(count, columns, first == 0 or not words["b_step"])
 
     def _block(self, rows: int, columns: int, stale: bool) -> None:
@@ -126,7 +133,8 @@ class _Walk:
         self.panels += 1
         for first in range(start, stop, words["depth"]):
             depth = min(words["depth"], words["k"] - first)
-            self.packed_b += self.kernel.width * -(-depth // unit.k) * unit.k * bool(packs)
+            if packs:
+                self.packed_b[depth, valid < self.kernel.width] += 1
             last = first + words["depth"] >= words["k"]
             chunk = PRODUCT_CHUNK if unit.acc.is_float else k
             for size, count, limited in row_blocks(rows, self.kernel.shape.rows):

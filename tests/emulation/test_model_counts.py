@@ -1,4 +1,4 @@
-"""The model's counts (bench.model_counts) against instructions executed: what the emulated tiles count, call by call."""
+"""The model's counts (bench.model_counts) against instructions executed, as the emulator of tiles counts them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from backends.native.blocking import Blocking
 from backends.native.target import Target, host
 from backends.native.units import amx as tiles
 from bench.gemm_kernels import Case, call_of
+from bench.model_cost import predict
 from bench.model_counts import counts, tile_instructions
+from bench.model_machines import MACHINES, Rates
 from tests.backends.native import harness
+from tests.emulation.aarch64 import Processor
+from tests.emulation.aarch64_counts import CountingProcessor
 from tests.emulation.amx import Emulator
 
 FEATURES = frozenset(feature for unit in tiles.UNITS for feature in unit.requires)
@@ -63,3 +67,51 @@ def test_cuts_are_counted(depth: int, machine: Target, amx: Emulator, monkeypatc
         found, counted = executed(Case(83, 70, 200, "row", dtype="int8"), machine, amx, threads=2)
         assert found == counted, cut
         assert counted["loads"] > counted["products"]  # those that resume
+
+
+INSTANT = Rates(*[float("inf")] * 6)
+COUNTED = replace(INSTANT, issue=1)
+TYPES = ("float32", "float64", "bfloat16", "int8")
+
+
+def instructions(case: Case) -> float:
+    """All instructions of a call: what it takes a machine that does one a cycle and everything else in no time."""
+    machine = replace(
+        MACHINES["lx2"](), inside=COUNTED, outside=COUNTED, l2_bytes=float("inf"), core_bandwidth=float("inf"),
+        bandwidth=float("inf"), latency=0, enter=0, products=dict.fromkeys(TYPES, 0.0),
+    )  # fmt: skip
+    return predict(machine, case).cycles
+
+
+@pytest.fixture
+def counting(aarch64: Processor) -> CountingProcessor:
+    """An emulated Arm processor that counts."""
+    return CountingProcessor()
+
+
+# Shapes, and how far off instructions may be: those of the ends of rows and columns are taken for the costliest.
+ARM = (
+    (64, 64, 64, "constant", 0.08),
+    (32, 64, 64, "row", 0.1),
+    (48, 32, 48, "column", 0.15),
+    (40, 40, 40, "constant", 0.35),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", TYPES)
+def test_outer_products_execute_what_the_model_counts(dtype: str, counting: CountingProcessor) -> None:
+    target = MACHINES["lx2"]().target
+    for m, n, k, b, tolerance in ARM:
+        case = Case(m, n, k, b, dtype=dtype)
+        call = call_of(case)
+        kernel = gemm.select(call, target)
+        memory = {view.buffer: np.ones(view.shape, view.dtype.numpy) for view in (*call.reads, *call.writes)}
+        memory["b"] = np.ones((n, k), memory["b"].dtype).T if b == "column" else memory["b"]
+        memory["b"] = kernel.pack(call, 1, memory["b"]) if kernel.spec.constant_b else memory["b"]
+        counting.execute(kernel, target, kernel.arguments(call, int, 1), memory)
+        executed, found = counting.executed(), counts(kernel, call)
+        assert executed["outer product"] == found.products(kernel.matrix_unit.k)
+        assert executed["mode switch"] == 4 * found.blocks
+        assert executed["zero"] == tile_instructions(kernel, found)["clearings"]
+        assert instructions(case) == pytest.approx(executed.total(), rel=tolerance), case

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from llvmlite import ir
 
 from backends.native import attention, gemm
 from backends.native.gemm import GemmKernel
-from backends.native.jit import optimized, target_machine
 from backends.native.target import Target, named
 from backends.native.units import MatrixUnit, amx, amx_bf16x3, select
+from bench.model_code import emitted
 from compiler import dtypes
 from compiler.dims import Size, symbol
 from compiler.expr import arg
@@ -77,16 +76,9 @@ def test_floats_are_split_where_a_spec_permits_it() -> None:
 
 def inner_loops(chosen: GemmKernel, target: Target = MACHINE) -> dict[str, list[str]]:
     """The instructions of every innermost loop with a product, by micro-kernel."""
-    module = ir.Module(chosen.name)
-    chosen.emit(module)
-    code = target_machine(target).emit_assembly(optimized(module, target, chosen.passes))
-    loops = {}
-    for name, body in re.findall(rf"^{chosen.name}_(\d+x\d+x1):\n(.*?)\n\s+retq", code, re.MULTILINE | re.DOTALL):
-        lines = [line.split("#")[0].strip() for line in body.splitlines()]
-        end = next(i for i, line in enumerate(lines) if line.startswith("jl") and "tdp" in "".join(lines[:i]))
-        start = lines.index(f"{lines[end].split()[1]}:")
-        loops[name] = [line for line in lines[start + 1 : end + 1] if line]
-    return loops
+    found = {name.removeprefix(f"{chosen.name}_"): function for name, function in emitted(chosen, target).items()}
+    loops = {name: (function, function.product_loop()) for name, function in found.items()}
+    return {name: function.lines(loop) for name, (function, loop) in loops.items() if loop is not None}
 
 
 @pytest.mark.parametrize("unit", amx.UNITS, ids=lambda unit: unit.name)
