@@ -1,24 +1,20 @@
 """Arm's units on registers of 256 and 512 bits under emulation: products of every form, epilogues, zero points,
 windows, special values, each with the bits of the unit's meaning; some maps and reductions, with the bits of this
-machine; and how processors are told apart."""
+machine."""
 
 from __future__ import annotations
 
-import ast
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from backends.native import arm_features
 from backends.native.target import Target, named
 from backends.native.units import MatrixUnit, sve
 from tests.backends.native.forced import Form
 from tests.backends.native.harness import assert_same
-from tests.emulation import aarch64_install, arm_units
-from tests.emulation.aarch64 import WIDE, Processor, cpu_of, emulated
+from tests.emulation import arm_units
+from tests.emulation.aarch64 import cpu_of, emulated
 from tests.emulation.arm_units import FORMS, name_of
 
 LENGTHS = (32, 64)
@@ -45,28 +41,6 @@ def machine(length: int, monkeypatch: pytest.MonkeyPatch) -> Target:
 def target(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> Target:
     """The machine of a unit."""
     return machine(unit.n * unit.acc.bytes, monkeypatch)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("cpu", "features", "length"),
-    [
-        ("cortex-a72", {"neon"}, 0),
-        ("neoverse-n1", {"neon", "fullfp16", "dotprod"}, 0),
-        ("neoverse-v1", named("armv8.4-sve256").features, 32),
-        ("a64fx", named("armv8.2-sve512").features, 64),
-        ("neoverse-n2", named("armv8.4-sve256").features | {"sve2"}, 16),
-        (WIDE.format(32), named("armv8.4-sve256").features | {"sve2"}, 32),
-    ],
-)
-def test_processors_are_detected(cpu: str, features: set[str], length: int, aarch64: Processor) -> None:
-    """From what their Linux says: machines by name have what processors like them have."""
-    source = Path(arm_features.__file__)
-    code = f"import runpy; m = runpy.run_path({str(source)!r}); print((set(m['detected']()), m['vector_bytes']()))"
-    emulator, python = aarch64_install.emulator(), aarch64_install.python()
-    command = [emulator, "-cpu", cpu, "-L", aarch64_install.ROOT, python, "-I", "-S", "-B", "-c", code]
-    said = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
-    assert ast.literal_eval(said) == (features, length)
 
 
 @pytest.mark.parametrize(("unit", "form"), DEALT, ids=name_of)
