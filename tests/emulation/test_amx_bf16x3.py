@@ -27,7 +27,7 @@ def bound(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     k = a.shape[1]
     roundings = (6 * -(-k // 32) + 16) * UNIT
     a, b = np.abs(a.astype(np.float64)), np.abs(b.astype(np.float64))
-    relative = UNIT * (1 + 2.0**-9) + roundings / (1 - roundings) * (1 + 2.0**-5)
+    relative = UNIT * (1 + 2.0**-7) + roundings / (1 - roundings) * (1 + 2.0**-5)
     ones = np.ones(a.shape), np.ones(b.shape)
     return relative * (a @ b) + TINY * (1.01 * (a @ ones[1] + ones[0] @ b) + 7 * k + 12)
 
