@@ -94,7 +94,14 @@ class Target:
         here = host()
         if self.architecture != here.architecture:
             return f"the architecture {self.architecture}"
-        return here.lacking(sorted(self.features))
+        if lacking := here.lacking(sorted(self.features)):
+            return lacking
+        # Code that is told another length than its vectors have writes beyond its operands.
+        if self.scale and self.vector != here.vector:
+            return f"vectors of {8 * self.vector} bits: its own have {8 * here.vector}"
+        if self.streaming not in (0, here.streaming):
+            return f"vectors of {8 * self.streaming} bits in streaming mode: its own have {8 * here.streaming}"
+        return ""
 
     @property
     def units(self) -> Mapping[str, str]:

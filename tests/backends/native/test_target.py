@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.native import target as machine_target
 from backends.native.jit import Engine
 from backends.native.target import host, named, names, usable_cores
 from compiler.errors import TargetError
@@ -90,6 +91,16 @@ def test_code_of_another_architecture_is_refused() -> None:
     assert not other.runs_here
     with pytest.raises(TargetError, match="architecture"):
         Engine(other)
+
+
+def test_code_for_vectors_of_another_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where instructions do not say it, code for 256 bits would write beyond its operands on registers of 512."""
+    own, wide, streaming = (named(name) for name in ("armv8.2-sve512", "armv8.4-sve256", "armv9-sme"))
+    here = replace(wide, features=wide.features | streaming.features, vector=64, streaming=32)
+    monkeypatch.setattr(machine_target, "host", lambda: here)
+    assert own.runs_here and named("armv8.6").runs_here
+    assert wide.missing_here == "vectors of 256 bits: its own have 512"
+    assert streaming.missing_here == "vectors of 512 bits in streaming mode: its own have 256"
 
 
 def test_units_say_why_they_are_not_usable() -> None:
