@@ -88,8 +88,8 @@ class ObjectCache:
 
 def object_key(target: Target, *parts: str) -> str:
     """The cache key of code generated for `target` from what `parts` say, by these sources and this LLVM."""
-    machine = (target.triple, target.cpu, target.feature_string, target.vector, target.l1, target.l2, target.l3)
-    text = "\0".join([generator_digest(), *map(str, machine), *parts])
+    lengths = (target.vector, target.streaming, target.l1, target.l2, target.l3)
+    text = "\0".join([generator_digest(), target.triple, target.cpu, target.feature_string, *map(str, lengths), *parts])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

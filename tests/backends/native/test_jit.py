@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,8 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 def test_keys_tell_targets_and_contents_apart() -> None:
     keys = {object_key(host(), "a"), object_key(host(), "b"), object_key(named("generic"), "a")}
     keys |= {object_key(host(), "a", "b"), object_key(host(), "ab")}
-    assert len(keys) == 5
+    keys |= {object_key(replace(host(), vector=8), "a"), object_key(replace(host(), streaming=8), "a")}
+    assert len(keys) == 7
 
 
 def test_kernels_are_compiled_once_per_process_and_loaded_from_disk(tmp_path: Path) -> None:
