@@ -113,7 +113,7 @@ class GemmKernel:
         segment = size(a.shape[-1]) if self.shape.indirect else self.coding.fields if self.coding is not None else 1
         return Product(
             batch, m, n, size(b.shape[-2]), fresh, spec.b_axis == "row" and self.coding is None,
-            bool(spec.window) and not self.shape.indirect, segment,
+            (bool(spec.window) and not self.shape.indirect) or self.matrix_unit.splits > 0, segment,
             size(call.reads[-1].shape[0]) if spec.ends else 1, needs_column_sums(spec, self.matrix_unit),
             self.coding is not None,
         )  # fmt: skip
@@ -261,6 +261,7 @@ def select(call: KernelCall, target: Target, grid: Grid | None = None) -> GemmKe
     spec = call.spec
     assert isinstance(spec, GemmSpec)
     unit, reason = select_unit(target, spec.a, spec.b, spec.acc, suits_tiles(call), spec.splits)
+    unit = unit.on(target)
     shape = shape_of(call, unit, target, grid)
     return GemmKernel(_shared(spec, shape.packs_a), unit, shape, target, reason)
 

@@ -36,7 +36,7 @@ class LeftOperand:
         elif spec.window:
             self.gather = define_gatherer(context.module, f"{context.name}_gather", spec.window, unit)
         if unit.splits:
-            self.copier = define_row_splitter(context.module, f"{context.name}_split_a")
+            self.copier = define_row_splitter(context.module, f"{context.name}_split_a", unit.narrowed)
         elif shape.copies_a:
             self.copier = define_row_copier(context.module, f"{context.name}_copy_a", unit)
         if sums:

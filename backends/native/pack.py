@@ -4,7 +4,7 @@ fresh. X is N for B and M for A; W and D are all a packer has to know of a unit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,7 @@ def define_panel_packer(
     panel: Panel,
     axis: str,
     expects: bool = False,
-    packing: type[PanelPacker] | None = None,
+    packing: Callable[..., PanelPacker] | None = None,
 ) -> ir.Function:
     """void name(source, x stride, k stride, xs, ks, panel): packs one panel. With `expects` the function takes one more
     number: what lies so many bytes behind whole rows of the source is prefetched. packing: of another element type in

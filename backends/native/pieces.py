@@ -1,7 +1,8 @@
 """FP32 as three bfloat16 pieces: x = x0 + x1 + x2, each what is left rounded to nearest even, 8 of 24 bits each.
 
-The sum is exact for every finite x, as long as no piece falls into the denormals. Nothing is rounded beyond the largest
-bfloat16, so x0 of a finite x is finite; an infinity has an infinite x1 and a NaN in x2, a NaN has NaNs in both.
+The sum is exact for every finite x but for what is left below 2^-126: denormals count as 0, as they do where bfloat16
+is multiplied. Nothing is rounded beyond the largest bfloat16, so x0 of a finite x is finite; an infinity has an
+infinite x1 and a NaN in x2, a NaN has NaNs in both.
 
 In memory 32 elements, a *run*, are 32 first pieces, 32 second and 32 third ones: 6 bytes an element, and whatever is
 linear in elements stays linear in bytes, run by run.
@@ -12,7 +13,9 @@ arXiv:1904.06376.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -23,13 +26,26 @@ from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import Values, counted_loop, smaller
 from backends.native.memory import aligned_zeros
 from backends.native.pack import PanelPacker
-from backends.native.vectors import constant, llvm_type, load_vector, register_type, store_vector, tail_mask, to_storage
+from backends.native.vectors import (
+    I32,
+    constant,
+    from_storage,
+    llvm_type,
+    load_vector,
+    register_type,
+    store_vector,
+    tail_mask,
+    to_storage,
+)
 from compiler import dtypes
 from compiler.dtypes import DType
 
 COUNT, RUN = 3, 32  # pieces of an element, elements of a run
 PIECE_BYTES = RUN * dtypes.bfloat16.bytes  # of one piece of a run
 LARGEST = float.fromhex("0x1.fep127")  # bfloat16
+SIGN = 0x8000_0000
+
+Narrow = Callable[[ir.IRBuilder, ir.Value], ir.Value]  # FP32 elements as bfloat16, as memory holds them
 
 
 class PiecesType(DType):
@@ -49,6 +65,7 @@ def pieces_of(x: np.ndarray) -> tuple[np.ndarray, ...]:
     rest, found = np.where(first > np.float32(-LARGEST), first, np.float32(-LARGEST)), []
     with np.errstate(invalid="ignore"):
         for _ in range(COUNT):
+            rest = np.where(np.abs(rest) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), rest), rest)
             found.append(rest.astype(dtypes.bfloat16.numpy).astype(np.float32))
             x = x - found[-1]
             rest = x
@@ -66,21 +83,31 @@ def split_panels(panels: np.ndarray) -> np.ndarray:
     return split
 
 
-def store_run(builder: ir.IRBuilder, elements: ir.Value, target: ir.Value) -> None:
+def rounded(builder: ir.IRBuilder, elements: ir.Value) -> ir.Value:
+    """FP32 elements rounded to bfloat16, denormals to 0, where no instruction does that."""
+    integer = ir.VectorType(I32, RUN)
+    bits = builder.bitcast(elements, integer)
+    magnitude = builder.and_(bits, constant(integer, SIGN - 1))
+    small = builder.icmp_unsigned("<", magnitude, constant(integer, 0x0080_0000))
+    flushed = builder.select(small, builder.and_(bits, constant(integer, SIGN)), bits)
+    piece = round_register(builder, builder.bitcast(flushed, elements.type), dtypes.bfloat16)
+    return to_storage(builder, piece, dtypes.bfloat16)
+
+
+def store_run(builder: ir.IRBuilder, elements: ir.Value, target: ir.Value, narrow: Narrow) -> None:
     """32 elements, in registers as FP32, to the i8* `target` as a run of pieces."""
     low, high = (constant(elements.type, sign * LARGEST) for sign in (-1, 1))
     rest = builder.select(builder.fcmp_ordered("<", elements, high), elements, high)
     rest = builder.select(builder.fcmp_ordered(">", rest, low), rest, low)
     for number in range(COUNT):
-        piece = round_register(builder, rest, dtypes.bfloat16)
-        stored = to_storage(builder, piece, dtypes.bfloat16)
+        stored = narrow(builder, rest)
         address = builder.bitcast(move(builder, target, I64(number * PIECE_BYTES)), stored.type.as_pointer())
         builder.store(stored, address, align=dtypes.bfloat16.bytes)
         if number + 1 < COUNT:
-            elements = rest = builder.fsub(elements, piece)
+            elements = rest = builder.fsub(elements, from_storage(builder, stored, dtypes.bfloat16))
 
 
-def define_row_splitter(module: ir.Module, name: str) -> ir.Function:
+def define_row_splitter(module: ir.Module, name: str, narrow: Narrow) -> ir.Function:
     """void name(rows, row stride, k stride, count, k, target, pitch): rows of FP32 into rows of pieces `pitch` bytes
     apart, whole runs with zeros behind the last element; strides in bytes."""
     function, builder = define_helper(module, name, [POINTER, I64, I64, I64, I64, POINTER, I64])
@@ -93,7 +120,7 @@ def define_row_splitter(module: ir.Module, name: str) -> ir.Function:
 
     def store(values: ir.Value, to: ir.Value, i: ir.Value) -> Values:
         run_bytes = I64(RUN * PIECES.bytes)
-        store_run(builder, values, move(builder, to, builder.mul(builder.udiv(i, I64(RUN)), run_bytes)))
+        store_run(builder, values, move(builder, to, builder.mul(builder.udiv(i, I64(RUN)), run_bytes)), narrow)
         return []
 
     def dense(source: ir.Value, to: ir.Value) -> None:
@@ -137,6 +164,10 @@ def define_row_splitter(module: ir.Module, name: str) -> ir.Function:
 class PiecesPacker(PanelPacker):
     """Packs FP32 into panels of pieces: what a vector of groups holds is a run."""
 
+    def __init__(self, narrow: Narrow, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.narrow = narrow
+
     def elements(self) -> None:
         """No unit stride: run by run, filled element by element in registers' memory."""
         builder, kind = self.builder, register_type(self.dtype, RUN)
@@ -174,4 +205,4 @@ class PiecesPacker(PanelPacker):
         builder, element = self.builder, self.depth * PIECES.bytes
         offset = builder.add(builder.mul(group, I64(self.width * element)), builder.mul(x, I64(element)))
         elements = builder.bitcast(groups, register_type(self.dtype, RUN))
-        store_run(builder, elements, move(builder, self.panel, offset))
+        store_run(builder, elements, move(builder, self.panel, offset), self.narrow)

@@ -7,15 +7,19 @@ at most, as much as rounding it once, and accumulators are FP32. docs/precision.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from llvmlite import ir
 
 from backends.native.frame import move
 from backends.native.pack import PanelPacker
-from backends.native.pieces import COUNT, PIECE_BYTES, PIECES, RUN, PiecesPacker, pieces_of
+from backends.native.pieces import COUNT, PIECE_BYTES, PIECES, RUN, PiecesPacker, pieces_of, rounded
+from backends.native.target import Target
 from backends.native.units.amx import GRIDS, ROW_BYTES, ROWS, TileUnit
+from backends.native.units.base import MatrixUnit
+from backends.native.units.dot import Bfloat, call
 from backends.native.vectors import I64
 from compiler import dtypes
 from compiler.dtypes import DType, named
@@ -23,11 +27,30 @@ from compiler.dtypes import DType, named
 # Pieces of A and of B to multiply, each pair having one piece in common with the pair before, so that a step loads as
 # few tiles as can be (14 for 24 products of a grid of 2 x 2: 112 cycles beside 384). The largest come last.
 ORDER = ((0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0))
+NARROWING = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"  # on every processor with tiles; flushes denormals
 
 
 @dataclass(frozen=True)
 class PiecesUnit(TileUnit):
-    """A product is six of the instruction for bfloat16."""
+    """A product is six of the instruction for bfloat16. `narrowing` is the intrinsic that rounds two registers of FP32
+    to one, where there is one."""
+
+    narrowing: str = ""
+
+    def on(self, target: Target) -> MatrixUnit:
+        return replace(self, narrowing=NARROWING) if target.has("avx512bf16") else self
+
+    def narrowed(self, builder: ir.IRBuilder, elements: ir.Value) -> ir.Value:
+        if not self.narrowing:
+            return rounded(builder, elements)
+        kind, half = ir.VectorType(ir.IntType(32), RUN // 2), RUN // 2
+        undefined = ir.Constant(elements.type, ir.Undefined)
+        low, high = (
+            builder.shuffle_vector(elements, undefined, ir.Constant(kind, list(range(first, first + half))))
+            for first in (0, half)
+        )
+        piece = call(builder, self.narrowing, ir.VectorType(Bfloat(), RUN), [high, low])
+        return builder.bitcast(piece, ir.VectorType(ir.IntType(16), RUN))
 
     @property
     def splits(self) -> int:
@@ -48,8 +71,8 @@ class PiecesUnit(TileUnit):
         return ('"tune-cpu"="generic"',)
 
     @property
-    def packing(self) -> type[PanelPacker]:
-        return PiecesPacker
+    def packing(self) -> Callable[..., PanelPacker]:
+        return partial(PiecesPacker, self.narrowed)
 
     @property
     def mma_cycles(self) -> float:

@@ -79,9 +79,17 @@ class MatrixUnit(ABC):
         return self.acc_type is not None
 
     @property
-    def packing(self) -> type[PanelPacker]:
-        """What packs a fresh B into panels."""
+    def packing(self) -> Callable[..., PanelPacker]:
+        """What packs a fresh B into panels: takes what PanelPacker takes."""
         return PanelPacker
+
+    def on(self, target: Target) -> MatrixUnit:
+        """The unit as it is emitted for `target`."""
+        return self
+
+    def narrowed(self, builder: ir.IRBuilder, elements: ir.Value) -> ir.Value:
+        """Elements of a as bfloat16, rounded to nearest even, as memory holds them. Only for units that split."""
+        raise AssertionError(f"{self.name} splits nothing")
 
     def missing(self, target: Target) -> str:
         """What `target` lacks to run this unit, '' if nothing."""

@@ -10,14 +10,34 @@ from llvmlite import ir
 
 from backends.native.jit import Engine
 from backends.native.pack import Panel, define_panel_packer, pack_panels
-from backends.native.pieces import COUNT, PIECES, RUN, PiecesPacker, define_row_splitter, pieces_of, split_panels
+from backends.native.pieces import COUNT, PIECES, RUN, define_row_splitter, pieces_of, split_panels
 from backends.native.target import host
+from backends.native.units import amx_bf16x3
 from compiler import dtypes
 from tests.backends.native.pages import at_page_end
 
 RNG = np.random.default_rng(17)
 PANEL = Panel(dtypes.float32, 32, 2, 16, 32)
-SPECIAL = np.array([0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 1e-40, -1e-45, 3.3895e38, 3.3962e38], np.float32)
+SPECIAL = np.array(
+    [
+        0,
+        -0.0,
+        1,
+        -1,
+        np.inf,
+        -np.inf,
+        np.nan,
+        1e-40,
+        -1e-45,
+        3.3895e38,
+        3.3962e38,
+        2.0**-126,
+        1.2e-38,
+        -1.17e-38,
+        1.175e-38 + 2.0**-117,
+    ],
+    np.float32,
+)
 
 
 def every_kind(count: int) -> np.ndarray:
@@ -57,12 +77,18 @@ def test_pieces_are_rounded_to_nearest_even() -> None:
     np.testing.assert_array_equal(third, np.array([0, 0, 2.0**-23], np.float32))
 
 
-@pytest.fixture(scope="module")
-def engine() -> Engine:
+@pytest.fixture(scope="module", params=["instruction", "arithmetic"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Pieces rounded by the instruction for it, and by what stands for it elsewhere."""
+    (unit,) = amx_bf16x3.UNITS
+    if request.param == "instruction":
+        unit = unit.on(host())
+        if not unit.narrowing:
+            pytest.skip("this machine has no instruction that rounds to bfloat16")
     module = ir.Module("pieces")
     for axis in ("x", "k", ""):
-        define_panel_packer(module, f"pack_{axis}", PANEL, axis, packing=PiecesPacker).linkage = ""
-    define_row_splitter(module, "split").linkage = ""
+        define_panel_packer(module, f"pack_{axis}", PANEL, axis, packing=unit.packing).linkage = ""
+    define_row_splitter(module, "split", unit.narrowed).linkage = ""
     compiled = Engine(host())
     compiled.add(module)
     return compiled
