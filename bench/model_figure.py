@@ -72,6 +72,6 @@ def _legend(figure: Any, dtypes: Sequence[str], bound: Sequence[str]) -> None:
 
     handles = [Line2D([], [], color=COLOURS.get(dtype, "black"), label=dtype) for dtype in dtypes]
     handles += [
-        Line2D([], [], marker=MARKERS[name], color="black", linestyle="", label=f"{name} binds") for name in bound
+        Line2D([], [], marker=MARKERS[name], color="black", linestyle="", label=f"bound by {name}") for name in bound
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)

@@ -95,7 +95,8 @@ def sapphire_rapids() -> Machine:
     """Xeon Platinum 8480+ (Intel ARK: 56 cores, 2.0 GHz base, 2 MiB L2, 105 MB L3, 8 x DDR5-4800). Of the core, Intel
     64 and IA-32 Architectures Optimization Reference Manual: 6 instructions allocated a cycle, two 64-byte loads, 64
     bytes stored, 64 bytes a cycle from L2 at best (48 kept up); its chapter on AMX: a product every 16 cycles, result
-    after 52, a tile load every 8 cycles (two rows a cycle, which is the load ports' rate) and a tile store every 16."""
+    after 52, a tile load every 8 cycles (two rows a cycle, which is the load ports' rate) and a tile store every 16.
+    Quoted from memory: no copy was at hand."""
     core = Rates(issue=6, vectors=2, loads=2, load_bytes=128, store_bytes=64, prefetches=2)
     return Machine(
         "sapphire-rapids", "Sapphire Rapids (56 cores, 2.0 GHz)",
@@ -117,12 +118,12 @@ def granite_rapids() -> Machine:
 
 def apple_m4() -> Machine:
     """A performance cluster of the M4, whose cores share one unit. Remke and Breuer, "Hello SME! Generating Fast Matrix
-    Multiplication Kernels Using the Scalable Matrix Extension" (2024, arXiv 2409.18779): 2.0 TFLOPS in FP32, as many in
-    bfloat16, 4 Top/s of bytes, a quarter of FP32's in FP64. Zakharko, "Exploring SME performance of Apple M4" (2024,
-    github.com/tzakharko/m4-sme-exploration, reports/02 and results/sme-memcpy.json), confirms these: at 3.9 GHz a
-    product a cycle in FP32 and FP64 and every two in bfloat16 and of bytes, results after 4; loads of single registers
-    227 GB/s from one thread (58 bytes a cycle). The unit reads through L2 (16 MiB a cluster), so L1 is as fast, and
-    prefetches are the core's own."""
+    Multiplication Kernels Using the Scalable Matrix Extension" (2024, arXiv 2409.18779): 2.3 TFLOPS in FP32 of both kinds
+    of cores. Zakharko, "Exploring SME performance of Apple M4" (2024, github.com/tzakharko/m4-sme-exploration, reports/02
+    and results/sme-memcpy.json), of a performance core: 2.0 TFLOPS in FP32 and bfloat16, 0.5 in FP64, 4 Top/s of bytes,
+    so at 3.9 GHz a product a cycle in FP32 and FP64 and every two in bfloat16 and of bytes, results after 4; loads of
+    single registers 227 GB/s from one thread (58 bytes a cycle). The unit reads through L2 (16 MiB a cluster), so L1 is
+    as fast, and prefetches are the core's own."""
     return Machine(
         "apple-m4", "Apple M4 (a cluster's unit, 3.9 GHz)", _caches("armv9-sme", 128 * KIB, 16 * MIB, NO_L3, 1), 3.9e9,
         1, Rates(issue=8, vectors=1, loads=1, load_bytes=58, store_bytes=58, prefetches=float("inf")),
@@ -179,7 +180,7 @@ def measured(threads: int = 1) -> Machine:
 
 
 def clock_rate(rounds: int = 20) -> float:
-    """Cycles a second, by a chain of dependent multiplications: the best of some runs of a millisecond of this thread."""
+    """Cycles a second, by a chain of dependent multiplications: the best of runs of a millisecond of this thread."""
     module = ir.Module("clock")
     function = ir.Function(module, ir.FunctionType(I64, [I64, I64]), "chain")
     builder = ir.IRBuilder(function.append_basic_block("entry"))

@@ -38,6 +38,7 @@ ISA_PLACES = (
     "backends/native/arm_features.py",
     "bench/model_machines.py",  # a table of processors, each with what it has
     "bench/model_code.py",  # reads assembler text
+    "tests/bench/test_model_code.py",
     "tests/backends/native/",
     "tests/emulation/",
     "tests/test_repository.py",
