@@ -118,10 +118,10 @@ def granite_rapids() -> Machine:
 
 def apple_m4() -> Machine:
     """A performance cluster of the M4, whose cores share one unit. Remke and Breuer, "Hello SME! Generating Fast Matrix
-    Multiplication Kernels Using the Scalable Matrix Extension" (2024, arXiv 2409.18779): 2.3 TFLOPS in FP32 of both kinds
-    of cores. Zakharko, "Exploring SME performance of Apple M4" (2024, github.com/tzakharko/m4-sme-exploration, reports/02
-    and results/sme-memcpy.json), of a performance core: 2.0 TFLOPS in FP32 and bfloat16, 0.5 in FP64, 4 Top/s of bytes,
-    so at 3.9 GHz a product a cycle in FP32 and FP64 and every two in bfloat16 and of bytes, results after 4; loads of
+    Multiplication Kernels Using the Scalable Matrix Extension" (2024, arXiv 2409.18779): 2.3 TFLOPS in FP32 of both
+    kinds of cores. Zakharko, "Exploring SME performance of Apple M4" (2024, github.com/tzakharko/m4-sme-exploration,
+    reports/02, results/sme-memcpy.json), of a performance core: 2.0 TFLOPS in FP32 and bfloat16, 0.5 in FP64, 4 Top/s
+    of bytes, so at 3.9 GHz a product a cycle in FP32 and FP64 and every two in bfloat16 and of bytes, results after 4; loads of
     single registers 227 GB/s from one thread (58 bytes a cycle). The unit reads through L2 (16 MiB a cluster), so L1 is
     as fast, and prefetches are the core's own."""
     return Machine(
