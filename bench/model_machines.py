@@ -121,9 +121,9 @@ def apple_m4() -> Machine:
     Multiplication Kernels Using the Scalable Matrix Extension" (2024, arXiv 2409.18779): 2.3 TFLOPS in FP32 of both
     kinds of cores. Zakharko, "Exploring SME performance of Apple M4" (2024, github.com/tzakharko/m4-sme-exploration,
     reports/02, results/sme-memcpy.json), of a performance core: 2.0 TFLOPS in FP32 and bfloat16, 0.5 in FP64, 4 Top/s
-    of bytes, so at 3.9 GHz a product a cycle in FP32 and FP64 and every two in bfloat16 and of bytes, results after 4; loads of
-    single registers 227 GB/s from one thread (58 bytes a cycle). The unit reads through L2 (16 MiB a cluster), so L1 is
-    as fast, and prefetches are the core's own."""
+    of bytes, so at 3.9 GHz a product a cycle in FP32 and FP64 and every two in bfloat16 and of bytes, results after 4;
+    loads of single registers 227 GB/s from one thread (58 bytes a cycle). The unit reads through L2 (16 MiB a cluster),
+    so L1 is as fast, and prefetches are the core's own."""
     return Machine(
         "apple-m4", "Apple M4 (a cluster's unit, 3.9 GHz)", _caches("armv9-sme", 128 * KIB, 16 * MIB, NO_L3, 1), 3.9e9,
         1, Rates(issue=8, vectors=1, loads=1, load_bytes=58, store_bytes=58, prefetches=float("inf")),
