@@ -37,9 +37,9 @@ def best_family(target: str, precision: str) -> str:
 
 
 def in_order(target: str, precision: str) -> bool:
-    """Whether a target sums products in the reference's order: of floats, units with tiles have one of their own."""
+    """Whether a target sums products in the reference's order: of floats, units for many rows have one of their own."""
     unit, _ = units.select(targets.named(target), bfloat16, bfloat16, float32, tiles=True)
-    return precision != "bf16" or unit.acc_type is not None
+    return precision != "bf16" or unit.in_order
 
 
 def forced(precision: str) -> list[str]:

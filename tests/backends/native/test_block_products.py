@@ -31,7 +31,7 @@ from tests.backends.native.harness import assert_same
 from tests.backends.native.pages import at_page_end, at_page_start
 from tests.backends.native.test_samples import Settings, same_bits
 
-UNITS = [unit for unit in FAMILIES if unit.a.is_float and unit.a.bits <= 32 and unit.acc_type is not None]
+UNITS = [unit for unit in FAMILIES if unit.a.is_float and unit.a.bits <= 32 and unit.acc_type and unit.in_order]
 WIDEST = [unit for unit in UNITS if unit.isa != "generic"]
 RNG = np.random.default_rng(20261129)
 

@@ -79,8 +79,8 @@ def types_of(unit: MatrixUnit) -> tuple[str, str]:
 
 
 def sums_in_order(unit: MatrixUnit) -> bool:
-    """Whether others give the same bits: of bytes all, of floats those without tiles, which start chains anew."""
-    return unit.a.bytes == 1 or (unit.a.is_float and unit.acc_type is not None)
+    """Whether others give the same bits: of bytes all, of floats those in order, which tiles are not that start chains anew."""
+    return unit.a.bytes == 1 or (unit.a.is_float and unit.in_order)
 
 
 SHARED_TYPES = [
