@@ -79,7 +79,7 @@ def types_of(unit: MatrixUnit) -> tuple[str, str]:
 
 
 def sums_in_order(unit: MatrixUnit) -> bool:
-    """Whether others give the same bits: of bytes all, of floats those in order, which tiles are not that start chains anew."""
+    """Whether others give the same bits: of bytes all, of floats those in order; some tiles start chains anew."""
     return unit.a.bytes == 1 or (unit.a.is_float and unit.in_order)
 
 
