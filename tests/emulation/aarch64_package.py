@@ -32,7 +32,7 @@ HOME = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("aarch64_package_worker.py")
 LIBRARIES = ("libstdc++6", "libgcc-s1")  # what wheels expect of the system
 PLATFORMS = (*(f"manylinux_2_{minor}_aarch64" for minor in range(28, 16, -1)), "manylinux2014_aarch64")
-MINUTES = 15  # after which a process is taken to hang
+MINUTES = 30  # after which a process is taken to hang
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import runtime
+from backends.native import target as targets
 from backends.native.entry import layout_is_known
 from backends.native.executor import executor
 from backends.native.library import counters
@@ -41,7 +42,8 @@ def _machine() -> dict[str, Any]:
     interpreter = ctypes.cast(ctypes.pythonapi.PyErr_CheckSignals, ctypes.c_void_p).value or 0
     return {
         **{field.name: getattr(here, field.name) for field in dataclasses.fields(here)},
-        "features": sorted(here.features), "units": dict(here.units), "said": str(here),
+        "features": sorted(here.features), "units": dict(here.units),
+        "targets": {name: targets.named(name).missing_here for name in targets.names()},
         "command": said.getvalue() if status == 0 else "",
         "entry": layout_is_known(), "distance": abs(executor().worker_address - interpreter),
     }  # fmt: skip

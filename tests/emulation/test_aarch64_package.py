@@ -24,8 +24,8 @@ MODELS: dict[str, Callable[[], tuple[torch.nn.Module, tuple[torch.Tensor, ...]]]
     "half": lambda: mlp.build((32, 48, 7), batch=5, dtype=torch.float16),
     "bert": lambda: bert.build("small", batch=2, seq=16),
     "resnet": lambda: resnet.build((1, 1), width=16, classes=10, size=16, batch=2),
-    "wide": lambda: mlp.build((256, 512, 512, 64), batch=33),  # these two give work to two threads
-    "long": lambda: bert.build("small", batch=4, seq=48),
+    "large": lambda: mlp.build((256, 512, 512, 64), batch=33),  # these two give work to two threads
+    "batch": lambda: bert.build("small", batch=4, seq=48),
 }
 MACHINES = {
     "tiles": CPU,
@@ -35,7 +35,7 @@ MACHINES = {
 # The unit that products of a model run on, by the machine and the precision it is compiled in.
 EXPECTED = {
     "tiles": {"": "sme_float32", "fp64": "sme_float64", "bf16": "sme_bfloat16", "int8": "sme_uint8_int8"},
-    "wide": {"": "sve_float32", "fp64": "sve_float64", "bf16": "sve_bfmmla", "int8": "sve_i8mm_uint8_int8"},
+    "wide": {"": "sve_float32", "fp64": "sve_float64", "bf16": "sve_bfmmla_bfloat16", "int8": "sve_i8mm_uint8_int8"},
     "narrow": {"": "neon_float32", "fp64": "neon_float64", "bf16": "bfmmla_bfloat16", "int8": "i8mm_uint8_int8"},
 }
 BRANCH = 128 << 20  # bytes a branch reaches on Arm
@@ -109,6 +109,9 @@ def test_a_small_model(tmp_path: Path) -> None:
     assert {"neon", "dotprod", "i8mm", "bf16", "sve", "sme", "sme-f64f64"} <= set(machine["features"])
     assert machine["units"]["sme_float32"] == "" and "x86_64" in machine["units"]["amx_int8_int8"]
     assert "  sme          float32, float64" in machine["command"]
+    assert machine["targets"]["generic"] == machine["targets"]["host-neon"] == machine["targets"]["armv9-sme"] == ""
+    assert machine["targets"]["x86-64-v3"] == "the architecture x86_64"
+    assert machine["targets"]["armv8.4-sve256"] == "vectors of 256 bits: its own have 512"
     assert machine["entry"] and machine["distance"] > BRANCH
 
 
@@ -118,14 +121,13 @@ def test_models(machine: str, tmp_path: Path) -> None:
     """In all precisions; on two threads what they gave on one."""
     inputs = {name: save(name, tmp_path) for name in MODELS}
     jobs = [Job("half", "half")]
-    for name in ("mlp", "bert", "resnet"):
-        policy = runtime.calibrate(tmp_path / f"{name}.onnx", [tuple(inputs[name])])
-        policy.save(tmp_path / f"{name}-static.npz")
-        precisions = (None, "fp64", "bf16", "int8", f"{name}-static.npz")
-        jobs += [Job(f"{name}-{precision}", name, precision) for precision in precisions]
+    for name in ("mlp", "resnet") if machine == "wide" else ("mlp", "bert", "resnet"):
+        runtime.calibrate(tmp_path / f"{name}.onnx", [tuple(inputs[name])]).save(tmp_path / f"{name}-ranges.npz")
+        precisions = (None, "fp64", "bf16", "int8", f"{name}-ranges.npz")
+        jobs += [Job(f"{name}-{number}", name, precision) for number, precision in enumerate(precisions)]
     shared = [
         Job(f"{name}-{precision}-{threads}", name, precision, threads, runs=5)
-        for name in ("wide", "long")
+        for name in ("large", "batch")
         for precision in (None, "bf16", "int8")
         for threads in (1, 2)
     ]
