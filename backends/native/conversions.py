@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from llvmlite import ir
 
 from backends.native.vectors import (
@@ -18,6 +20,17 @@ from backends.native.vectors import (
     wrap_narrow,
 )
 from compiler.dtypes import DType
+
+_ROUNDS = re.compile(r'"rounds-to-bfloat"="(\d+)"')
+
+
+def rounds_to_bfloat(lanes: int) -> str:
+    """The attribute of functions that have an instruction for it, for so many lanes."""
+    return f'"rounds-to-bfloat"="{lanes}"'
+
+
+def _lanes_at_once(function: ir.Function) -> int:
+    return next((int(found[1]) for found in map(_ROUNDS.fullmatch, function.attributes) if found), 0)
 
 
 def emit_cast(builder: ir.IRBuilder, value: ir.Value, source: DType, target: DType) -> ir.Value:
@@ -49,6 +62,11 @@ def round_register(builder: ir.IRBuilder, value: ir.Value, dtype: DType) -> ir.V
         return builder.fpext(builder.fptrunc(value, widen(llvm_type(dtype), lanes)), value.type)
     if dtype.name != "bfloat16":
         return value
+    at_once = _lanes_at_once(builder.function)
+    if at_once and lanes % at_once == 0:
+        from backends.native.units.scalable import rounded_to_bfloat
+
+        return rounded_to_bfloat(builder, value, at_once)
     bits = builder.bitcast(value, widen(I32, lanes))
     odd = builder.and_(builder.lshr(bits, constant(bits.type, 16)), constant(bits.type, 1))
     rounded = builder.add(builder.add(bits, constant(bits.type, 0x7FFF)), odd)

@@ -15,7 +15,7 @@ from backends.native.blocking import Blocking
 from backends.native.target import Target, named
 from backends.native.units import MatrixUnit, sme
 from compiler import dtypes
-from compiler.expr import COMPOSITES, apply, arg
+from compiler.expr import COMPOSITES, apply, arg, cast
 from compiler.kernels import BROADCAST, GENERAL, UNIT, GemmSpec
 from tests.backends.native import harness
 from tests.backends.native.forced import (
@@ -136,7 +136,7 @@ def test_epilogues(unit: MatrixUnit) -> None:
 @pytest.mark.parametrize("unit", cases(NAMES, KINDS), indirect=True)
 def test_blocks_of_k_resume(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
     """From tiles that earlier ones left."""
-    cut = Blocking(4 * unit.m, 96, 2 * unit.m, 16, 1, True, True)
+    cut = Blocking(4 * unit.m, 4 * unit.n, 2 * unit.m, 16, 1, True, True)
     monkeypatch.setattr(gemm, "blocking", lambda *_: cut)
     for m, n, k in ((unit.m + 2, 2 * unit.n - 1, 50), (5 * unit.m + 1, 4 * unit.n + 3, 48)):
         a, b = draw((m, k), unit.a), draw((k, n), unit.b)
@@ -191,3 +191,21 @@ def test_every_function_in_streaming_mode(unit: MatrixUnit, rng: np.random.Gener
         operands, nothing = [x, x[::-1].copy()][:count], np.zeros((1, n), np.float32)
         found = multiply(one, nothing, operands=operands, epilogue=(expr,), constant=True, target=target_of(unit))
         assert_same(found[0], finished((expr,), np.zeros((m, n), np.float32), operands)[0])
+
+
+@pytest.mark.parametrize("unit", cases(("sme_float32",), ("sme_float32",)), indirect=True)
+def test_rounding_to_bfloat(unit: MatrixUnit, rng: np.random.Generator) -> None:
+    """By an instruction, of everything FP32 holds: denormals, ties, infinities, NaNs, what rounds up to infinity."""
+    m, n = 2 * unit.m + 1, 4 * unit.n + 3
+    bits = rng.integers(0, 1 << 32, (m, n), np.uint32)
+    bits[0::3] &= 0x807F_FFFF
+    bits[1::3, ::2] = bits[1::3, ::2] & 0xFFFF_0000 | 0x8000
+    bits[2::3, ::4] |= 0x7F80_0000
+    bits[2::3, 1::4] = 0x7F7F_FFFF
+    x = bits.view(np.float32)
+    expr, one = cast(arg(1, dtypes.float32), dtypes.bfloat16), np.ones((m, 1), np.float32)
+    found = multiply(one, np.zeros((1, n), np.float32), operands=[x], epilogue=(expr,), constant=True,
+                     target=target_of(unit))  # fmt: skip
+    (expected,) = finished((expr,), np.zeros((m, n), np.float32), [x])
+    assert np.isnan(expected.astype(np.float32)).any() and np.isinf(expected.astype(np.float32)).any()
+    assert_same(found[0], expected)

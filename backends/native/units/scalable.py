@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from backends.native.vectors import I64, intrinsic
+from backends.native.units.dot import Bfloat, call
+from backends.native.vectors import FLOAT, I1, I32, I64, constant, intrinsic, lanes_of
 
 
 class Scalable(ir.types.Type):
@@ -53,3 +54,28 @@ def scalable(builder: ir.IRBuilder, value: ir.Value, kind: Scalable) -> ir.Value
 def fixed(builder: ir.IRBuilder, value: ir.Value, kind: ir.VectorType) -> ir.Value:
     """The first lanes of a scalable vector."""
     return intrinsic(builder, "vector.extract", kind, [value, I64(0)], [kind, value.type])
+
+
+def rounded_to_bfloat(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
+    """A vector of FP32, a multiple of the `lanes` of a register, rounded to nearest even bfloat16 and still FP32, by an
+    instruction that keeps denormals and makes NaNs quiet."""
+    kind, whole = ir.VectorType(FLOAT, lanes), lanes_of(value)
+    parts = []
+    for start in range(0, whole, lanes):
+        part = value if lanes == whole else builder.shuffle_vector(value, value, _order(start, lanes))
+        parts.append(_bits_of_bfloat(builder, part, kind))
+    while len(parts) > 1:
+        both = _order(0, 2 * lanes_of(parts[0]))
+        parts = [builder.shuffle_vector(low, high, both) for low, high in zip(parts[::2], parts[1::2], strict=True)]
+    return builder.bitcast(builder.shl(parts[0], constant(parts[0].type, 16)), value.type)
+
+
+def _bits_of_bfloat(builder: ir.IRBuilder, value: ir.Value, kind: ir.VectorType) -> ir.Value:
+    single, half = Scalable(FLOAT, 4), Scalable(Bfloat(), 8)
+    operands = [ir.Constant(half, ir.Undefined), ir.Constant(Scalable(I1, 4), True), scalable(builder, value, single)]
+    narrow = call(builder, "llvm.aarch64.sve.fcvt.bf16f32.v2", half, operands)
+    return fixed(builder, builder.bitcast(narrow, Scalable(I32, 4)), ir.VectorType(I32, kind.count))
+
+
+def _order(start: int, count: int) -> ir.Constant:
+    return ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))

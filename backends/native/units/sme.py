@@ -19,6 +19,7 @@ import numpy as np
 from llvmlite import ir
 
 from backends.native import by_lane
+from backends.native.conversions import rounds_to_bfloat
 from backends.native.loops import counted_loop
 from backends.native.target import Target
 from backends.native.units.base import Grid, MatrixUnit
@@ -83,11 +84,11 @@ class OuterProductUnit(MatrixUnit):
 
     @property
     def mode(self) -> tuple[str, ...]:
-        return '"aarch64_pstate_sm_enabled"', by_lane.ATTRIBUTE, self._length
+        return '"aarch64_pstate_sm_enabled"', *self._code
 
     @property
     def switching(self) -> tuple[str, ...]:
-        return '"aarch64_pstate_sm_body"', by_lane.ATTRIBUTE, self._length
+        return '"aarch64_pstate_sm_body"', *self._code
 
     def enter(self, builder: ir.IRBuilder) -> None:
         """Switch the tiles on. A function further up that left values in them has asked for them to be saved by
@@ -170,9 +171,9 @@ class OuterProductUnit(MatrixUnit):
         return acc
 
     @property
-    def _length(self) -> str:
+    def _code(self) -> tuple[str, ...]:
         times = self.vector // 16
-        return f"vscale_range({times},{times})"
+        return by_lane.ATTRIBUTE, rounds_to_bfloat(self.vector // 4), f"vscale_range({times},{times})"
 
     @property
     def _operand(self) -> Scalable:
