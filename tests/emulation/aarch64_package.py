@@ -102,36 +102,43 @@ def install() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"pip failed: {done.stderr.strip()[-500:]}")
+        names = ", ".join(re.split(r"\W", name)[0] for name in dependencies())
+        imported = _python(["-c", f"import {names}"], whole)  # which also leaves their bytecode
+        if imported.returncode:
+            raise RuntimeError(f"they cannot be imported: {imported.stderr.strip()[-500:]}")
         for old in BUILD.glob("aarch64-packages-*"):
             shutil.rmtree(old, ignore_errors=True)
         os.replace(whole, folder())
 
 
-def command(cpu: str) -> list[str]:
-    """What begins a command line of the Arm Python on that processor."""
-    emulator, python = aarch64_install.emulator(), aarch64_install.python()
-    assert emulator and python, missing()
-    # The emulator itself must not look into the folder of libraries.
-    libraries = ["-E", f"LD_LIBRARY_PATH={folder() / 'lib'}"]
-    return list(map(str, (emulator, "-cpu", cpu, "-L", ROOT, *libraries, python)))
-
-
 def run(jobs: Sequence[Job], where: Path, cpu: str) -> Report:
     """Run jobs on the models in a folder, one after the other in one process, which keeps its cache in that folder.
     Raises AssertionError with what the process said if it fails."""
+    assert not missing(), missing()
     (where / "jobs.json").write_text(json.dumps([asdict(job) for job in jobs]))
-    environment = {
-        "PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{folder() / 'site'}:{HOME}", "PYTHONPYCACHEPREFIX": str(folder() / "bytecode"),
-        "XDG_CACHE_HOME": str(where / "cache"),
-    }  # fmt: skip
-    done = subprocess.run(
-        [*command(cpu), str(WORKER), str(where)], capture_output=True, text=True, check=False, env=environment,
-        timeout=60 * MINUTES, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
-    )  # fmt: skip
+    done = _python([str(WORKER), str(where)], folder(), cpu, XDG_CACHE_HOME=str(where / "cache"))
     assert done.returncode == 0, f"the emulated process ended with {done.returncode}: {done.stderr[-3000:]}"
     said = json.loads((where / "report.json").read_text())
     return Report(said["jobs"], said["machine"], where)
+
+
+def _python(
+    arguments: Sequence[str], packages: Path, cpu: str = "max", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """The Arm Python with those arguments, on that processor, with the dependencies of a folder."""
+    environment = {
+        "LC_ALL": "C.UTF-8",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{packages / 'site'}:{HOME}",
+        **variables,
+    }
+    # The emulator itself must not look into the folder of libraries.
+    libraries = ("-E", f"LD_LIBRARY_PATH={packages / 'lib'}")
+    parts = (aarch64_install.emulator(), "-cpu", cpu, "-L", ROOT, *libraries, aarch64_install.python(), *arguments)
+    return subprocess.run(
+        list(map(str, parts)), capture_output=True, text=True, check=False, env=environment, timeout=60 * MINUTES,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
