@@ -58,7 +58,7 @@ class Report:
     folder: Path
 
     def outputs(self, name: str) -> list[np.ndarray]:
-        """The outputs of a job's last run."""
+        """The outputs of a job's first run, which the others repeat."""
         with np.load(self.folder / f"{name}.out.npz") as file:
             return [file[key] for key in sorted(file.files)]
 
