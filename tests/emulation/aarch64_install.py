@@ -17,7 +17,10 @@ from pathlib import Path
 
 BUILD = Path(__file__).parents[2] / "build" / "emulators"
 ROOT, EMULATOR = BUILD / "aarch64", BUILD / "qemu-aarch64"
+NEWEST = BUILD / "newest"  # there once the archive has been asked for the best it has
 OLDEST = 10  # earlier versions multiply bytes in tiles wrongly
+BEST = 11  # from here on with the second version of SME, and SME without SVE
+LATER = ("trixie-backports",)  # suites of releases after this machine's that may have it
 PACKAGES = ("libc6", "libffi8", "zlib1g", "libexpat1")  # what the interpreter and its ctypes load
 
 
@@ -49,17 +52,27 @@ def missing() -> str:
     return " and ".join(part for part, path in parts.items() if path is None)
 
 
+def major(package: str) -> int:
+    """The major version in a package's."""
+    return int(re.sub(r"^\d+:", "", package).split(".")[0])
+
+
+def complete() -> bool:
+    """Whether there is nothing to fetch, and nothing better."""
+    return not missing() and (version(emulator() or "") >= BEST or NEWEST.exists())
+
+
 def install() -> None:
-    """Fetch what is missing. Raises RuntimeError with what apt says, or without apt."""
+    """Fetch what is missing, and a better emulator if there is one. Raises RuntimeError with what apt says, or without
+    it."""
     if not all(map(shutil.which, ("apt-get", "apt-cache", "dpkg-deb"))):
         raise RuntimeError("apt-get, apt-cache and dpkg-deb are needed to fetch them")
     BUILD.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         archive = Archive(Path(folder))
-        if emulator() is None:
-            unpacked = archive.unpacked(
-                [f"qemu-user:{archive.native}={archive.newest('qemu-user')}"], Path(folder) / "q"
-            )
+        newest = archive.newest("qemu-user")
+        if major(newest) > version(emulator() or ""):
+            unpacked = archive.unpacked([f"qemu-user:{archive.native}={newest}"], Path(folder) / "q")
             os.replace(unpacked / "usr/bin/qemu-aarch64", EMULATOR)
             emulator.cache_clear()
         if python() is None:
@@ -71,6 +84,7 @@ def install() -> None:
                 (unpacked / "lib").symlink_to("usr/lib")
             shutil.rmtree(ROOT, ignore_errors=True)
             os.replace(unpacked, ROOT)
+        NEWEST.touch()
 
 
 class Archive:
@@ -82,7 +96,7 @@ class Archive:
         for name in ("lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True)
         sources = folder / "archive.sources"
-        sources.write_text(_sources())
+        sources.write_text(_sources(LATER))
         options = {
             "Dir::Etc::sourcelist": sources, "Dir::Etc::sourceparts": "-", "Dir::State::lists": folder / "lists",
             "Dir::Cache": folder / "cache", "APT::Sandbox::User": "root", "Acquire::Retries": "0",
@@ -90,18 +104,22 @@ class Archive:
         }  # fmt: skip
         self.options = [f"-o{name}={value}" for name, value in options.items()]
         self.options += [f"-oAPT::Architectures::={name}" for name in (self.native, "arm64")]
-        self._run("apt-get", *self.options, "-qq", "update")
+        try:
+            self._run("apt-get", *self.options, "-qq", "update")
+        except RuntimeError:  # an archive without later suites
+            sources.write_text(_sources(()))
+            self._run("apt-get", *self.options, "-qq", "update")
 
     def newest(self, package: str) -> str:
-        """The version of a package that is at least OLDEST."""
+        """The newest version of a package, at least OLDEST."""
         lines = self._run("apt-cache", *self.options, "madison", package).splitlines()
         versions = [line.split("|")[1].strip() for line in lines]
-        new = [v for v in versions if int(re.sub(r"^\d+:", "", v).split(".")[0]) >= OLDEST]
+        new = [v for v in sorted(versions, key=major) if major(v) >= OLDEST]
         if not new:
             raise RuntimeError(
                 f"the archive has {package} {', '.join(versions) or 'not at all'}, not {OLDEST} or newer"
             )
-        return new[0]
+        return new[-1]
 
     def interpreter(self) -> str:
         """The package of the default Python's minimal interpreter."""
@@ -128,28 +146,31 @@ class Archive:
         return done.stdout
 
 
-def _sources() -> str:
-    """apt's sources in the form of stanzas: the release's own and its backports, from where this machine has them."""
+def _sources(later: tuple[str, ...]) -> str:
+    """apt's sources in the form of stanzas: the release's own, its backports and `later` suites, from where this
+    machine has them."""
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     suite = release.get("VERSION_CODENAME", "").strip('"')
+    wanted = " ".join((suite, f"{suite}-backports", *later))
     for path in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
         for stanza in re.split(r"\n\s*\n", path.read_text()):
             suites = re.search(r"^Suites:(.*)$", stanza, re.MULTILINE)
             if suites and suite in suites[1].split():
-                return re.sub(r"^Suites:.*$", f"Suites: {suite} {suite}-backports", stanza, flags=re.MULTILINE) + "\n"
+                return re.sub(r"^Suites:.*$", f"Suites: {wanted}", stanza, flags=re.MULTILINE) + "\n"
     for path in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.list"))):
         for line in path.read_text().splitlines() if path.exists() else ():
             found = re.match(rf"deb\s+(?:\[(.*?)\]\s+)?(\S+)\s+{suite}\s+", line)
             if suite and found:
                 signed = re.search(r"signed-by=(\S+)", found[1] or "")
                 key = f"Signed-By: {signed[1]}\n" if signed else ""
-                return f"Types: deb\nURIs: {found[2]}\nSuites: {suite} {suite}-backports\nComponents: main\n{key}"
+                return f"Types: deb\nURIs: {found[2]}\nSuites: {wanted}\nComponents: main\n{key}"
     raise RuntimeError("apt has no source of this release")
 
 
 if __name__ == "__main__":
-    if missing():
+    if not complete():
         try:
             install()
         except RuntimeError as error:
-            print(f"tests under emulation will skip, without {missing()}: {error}", file=sys.stderr)
+            if missing():
+                print(f"tests under emulation will skip, without {missing()}: {error}", file=sys.stderr)

@@ -154,6 +154,7 @@ def test_bytes_multiply_in_tiles(product: str, kind: type, aarch64: Processor, r
     assert np.array_equal(np.frombuffer(found, np.int32).reshape(16, 16), a.astype(np.int32) @ b.T.astype(np.int32))
 
 
+VARYING = {"sme2", "bf16"}  # of one processor, from version to version of QEMU
 V1, A64FX = named("armv8.4-sve256").features, named("armv8.2-sve512").features
 
 
@@ -177,4 +178,5 @@ def test_features_of_processors(cpu: str, features: set[str], vector: int, strea
     emulator, python = aarch64_install.emulator(), aarch64_install.python()
     command = [emulator, "-cpu", cpu, "-L", aarch64_install.ROOT, python, "-IS", "-c", code]
     said = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
-    assert ast.literal_eval(said) == (features, vector, streaming)
+    found, *lengths = ast.literal_eval(said)
+    assert (found - VARYING, lengths) == (features - VARYING, [vector, streaming])
