@@ -93,7 +93,7 @@ class _Walk:
         for first in range(0, rows, words["block_rows"]):
             count = min(words["block_rows"], rows - first)
             self.blocks += 1
-            self.copied_a += count * deep * words["copy_a"]
+            self.copied_a += count * (deep * words["copy_a"] + unit.k * words["end_a"])
             height = self.kernel.shape.grid.rows * unit.m
             if words["pack_a"]:
                 self.packed_a += Counter({(words["k"], False): count // height, (words["k"], True): count % height > 0})

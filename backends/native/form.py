@@ -17,10 +17,12 @@ from compiler.kernels import GemmSpec
 # `ahead`: bytes to prefetch behind rows of B that are packed or read in slabs. `k_step`: bytes of a row of a panel
 # packed in the call, 0 if its slabs follow one another in one place. `tile_step` and `panel_step`: from tile to tile
 # that wait for the next K block. `total`: bytes from the tiles of a K block's chains to those of the chunks before.
-# `segment`: elements of K that lie side by side in A.
+# `segment`: elements of K that lie side by side in A. `end_a`: whether of rows of A only what is left of K behind whole
+# steps is copied.
 HEADER = ("items", "items_per_chunk", "m_items", "n_items", "item_rows", "item_columns", "block_rows", "m", "n", "k",
-          "depth", "slab", "ahead", "pack_b", "b_offset", "b_step", "k_step", "copy_a", "pack_a", "rows_offset",
-          "pitch", "a_offset", "tile_step", "panel_step", "total", "segment", "row_sums", "column_sums")  # fmt: skip
+          "depth", "slab", "ahead", "pack_b", "b_offset", "b_step", "k_step", "copy_a", "end_a", "pack_a",
+          "rows_offset", "pitch", "a_offset", "tile_step", "panel_step", "total", "segment", "row_sums",
+          "column_sums")  # fmt: skip
 
 
 @dataclass(frozen=True)

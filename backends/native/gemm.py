@@ -142,9 +142,10 @@ class GemmKernel:
         slab = slab_rows(unit, self.shape.grid, product, self.target)
         cut = replace(cut, depth=slab) if slab else cut
         items = cut.items(m, n, prod(batch))
-        copies = self.shape.copies_a and self._is_scattered(a, k, size)
+        copies, cuts = self._copied(a, k, size)
         packs = self.shape.packs_a and (not unit.in_place or deserves_packing(m, n, k * spec.a.bytes, self.target))
-        parts = self._scratch(cut, k, segment, copies, packs, bool(slab))
+        pitch = self._pitch(k) if spec.window or copies else self._pitch(1) if cuts else 0
+        parts = self._scratch(cut, k, segment, pitch, packs, bool(slab))
         tile, packed_b, gathered, packed_a, row_sums, _ = parts
         header = {
             "items": items, "items_per_chunk": cut.items_per_chunk,
@@ -153,7 +154,8 @@ class GemmKernel:
             "m": m, "n": n, "k": k, "depth": cut.depth, "slab": slab or max(k, 1),
             "ahead": self.width * spec.b.bytes * (SLAB_PANELS if slab else 1), "pack_b": int(cut.pack_b),
             "b_offset": tile, "b_step": self._panel_bytes(k) if cut.keeps_b else 0,
-            "k_step": 0 if slab else self.width * unit.right.bytes, "copy_a": int(copies), "pack_a": int(packs),
+            "k_step": 0 if slab else self.width * unit.right.bytes,
+            "copy_a": int(copies), "end_a": int(cuts), "pack_a": int(packs),
             "rows_offset": tile + packed_b, "pitch": self._pitch(k), "a_offset": tile + packed_b + gathered,
             "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0,
             "panel_step": self.width * unit.acc.bytes * self.shape.grid.rows * unit.m if slab else 0,
@@ -184,12 +186,14 @@ class GemmKernel:
         chunks = max(1, -(-items // cut.items_per_chunk))
         return Arguments(tuple(words), chunks, sum(parts))
 
-    def _is_scattered(self, a: View, k: int, size: Callable[[Size], int]) -> bool:
-        """Whether rows of A must be copied, because the unit cannot read them as they are."""
+    def _copied(self, a: View, k: int, size: Callable[[Size], int]) -> tuple[bool, bool]:
+        """Whether rows of A must be copied, because the unit cannot read them as they are, or only their ends."""
         unit = self.matrix_unit
         dense = size(a.strides[-1]) == 1 or k <= 1
-        any_stride = reads_any_stride(self.spec, unit)
-        return unit.left != unit.a or not (dense or any_stride) or (unit.in_place and k % unit.k != 0)
+        scattered = unit.left != unit.a or not (dense or reads_any_stride(self.spec, unit))
+        ragged = self.shape.copies_a and unit.in_place and k % unit.k != 0
+        ends = ragged and not scattered and unit.reads_ends
+        return (self.shape.copies_a and scattered) or (ragged and not ends), ends
 
     def _in_chunks(self, k: int) -> bool:
         """Whether chains are cut, so that tiles of totals lie behind those of chains."""
@@ -199,11 +203,9 @@ class GemmKernel:
         """Bytes from row to row of A in scratch."""
         return -(-k // self.matrix_unit.k) * self.matrix_unit.k * self.matrix_unit.left.bytes
 
-    def _scratch(
-        self, cut: Blocking, k: int, segment: int, copies: bool, packs: bool, in_slabs: bool
-    ) -> tuple[int, ...]:
-        """Bytes for tiles, for packed panels of fresh B, for rows of A gathered or copied or their addresses, for
-        packed panels of A or a row of padding, for sums of rows, for sums of columns."""
+    def _scratch(self, cut: Blocking, k: int, segment: int, pitch: int, packs: bool, in_slabs: bool) -> tuple[int, ...]:
+        """Bytes for tiles, for packed panels of fresh B, for rows of A gathered or copied, `pitch` each, or their
+        addresses, for packed panels of A or a row of padding, for sums of rows, for sums of columns."""
         unit, grid = self.matrix_unit, self.shape.grid
         rows = max(grid.rows * unit.m, cut.block_rows if cut.depth < k else 0)
         coded = self.coding is not None
@@ -213,8 +215,7 @@ class GemmKernel:
         panels = -(-cut.item_columns // self.width) if cut.keeps_b else 1
         packed_b = 0 if self.spec.constant_b else panels * self._panel_bytes(k)
         packed_b = packed_b if self.coding is None else self._panel_bytes(min(cut.depth, k))
-        gathered = cut.block_rows * self._pitch(k) + unit.row_lanes * unit.left.bytes
-        gathered = gathered if self.spec.window or copies else 0
+        gathered = cut.block_rows * pitch + unit.row_lanes * unit.left.bytes if pitch else 0
         height, deep = unit.panels(grid)[0]
         rows = -(-cut.block_rows // height) * height if packs else 0
         packed_a = rows * -(-k // deep) * deep * unit.left.bytes

@@ -56,6 +56,7 @@ class LeftOperand:
             self.copies = builder.icmp_signed("!=", context.word["copy_a"], I64(0))
             self.row_stride = builder.select(self.copies, context.word["pitch"], self.source_row)
             self.k_stride = builder.select(self.copies, size, self.source_k)
+            self.ends = builder.icmp_signed("!=", context.word["end_a"], I64(0))
         # A window without channels has no segments, and nothing may divide by their length.
         empty = builder.icmp_signed("==", context.word["segment"], I64(0))
         self.segment = builder.select(empty, I64(1), context.word["segment"])
@@ -132,7 +133,26 @@ class LeftOperand:
         with builder.if_then(self.copies):
             words = [there, self.source_row, self.source_k, rows, context.word["k"], scratch, context.word["pitch"]]
             builder.call(self.copier, words)
+        if context.unit.reads_ends:
+            with builder.if_then(self.ends):
+                unit, k = context.unit, context.word["k"]
+                rest = builder.urem(k, I64(unit.k))
+                end = move(builder, there, builder.mul(builder.sub(k, rest), self.source_k))
+                words = [end, self.source_row, self.source_k, rows, rest, scratch, I64(unit.k * unit.left.bytes)]
+                builder.call(self.copier, words)
         return builder.select(self.copies, scratch, there)
+
+    def expect_end(self, i: ir.Value) -> None:
+        """Say where the ends of row `i` and those after it lie, if they do not where the rows do."""
+        context, builder = self.context, self.context.builder
+        if not context.unit.reads_ends:
+            return
+        end: ir.Value = I64(0)
+        if context.shape.copies_a:
+            offset = builder.mul(i, I64(context.unit.k * context.unit.left.bytes))
+            place = builder.ptrtoint(move(builder, context.at("rows_offset"), offset), I64)
+            end = builder.select(self.ends, place, end)
+        context.frame.set("a_end", end)
 
     def _pack(self, rows: ir.Value) -> None:
         context, builder, source = self.context, self.context.builder, self.start

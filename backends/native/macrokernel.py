@@ -25,11 +25,12 @@ from backends.native.grouped import RowGroups
 from backends.native.kernel import I8, I64, ArgumentReader, declare_kernel
 from backends.native.left import LeftOperand
 from backends.native.loops import Values, chunk_range, counted_loop, smaller
-from backends.native.microkernel import MicroKernel, for_row_blocks
+from backends.native.microkernel import MicroKernel
 from backends.native.microkernel_coded import CodedMicroKernel
 from backends.native.outline import outlined
 from backends.native.right import RightOperand
 from backends.native.right_coded import CodedOperand
+from backends.native.row_blocks import for_row_blocks
 from backends.native.sums import COLUMN, ROW, needs_column_sums
 from backends.native.units import Grid, MatrixUnit
 from backends.native.vectors import I1
@@ -261,6 +262,7 @@ class MacroKernel:
             prefetch = self.right.prefetch(b, depth, builder.udiv(i, I64(counts[0])))
             m, a = builder.add(self.m_first, i), self.left.address(i, k)
             limits = context.unit.limits_rows and not isinstance(count, ir.Constant)
+            self.left.expect_end(i)
             if limits:
                 context.unit.limit(builder, Grid(what.rows, what.columns), count)
             builder.call(function, [words, a, b, depth, tile, target, resume, adds, finish, prefetch, m, n])

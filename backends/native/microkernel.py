@@ -8,7 +8,6 @@ the spare issue slots (measured: no gain from unrolling).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -153,7 +152,7 @@ class MicroKernel:
         prefetch_step = frame.get("prefetch_step")
         registers = accs if unit.acc_type is not None else []
 
-        def step(rows: list[ir.Value], carried: list[ir.Value]) -> list[ir.Value]:
+        def step(rows: list[ir.Value], row_stride: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             position, panel, line, *current = carried
             current = current or accs
 
@@ -173,7 +172,9 @@ class MicroKernel:
 
         def run(rows: list[ir.Value], length: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             initial = [I64(0), *carried]
-            return counted_loop(builder, I64(0), length, I64(unit.k), initial, lambda _, c: step(rows, c))[1:]
+            return counted_loop(builder, I64(0), length, I64(unit.k), initial, lambda _, c: step(rows, row_stride, c))[
+                1:
+            ]
 
         def segment(first: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             entry, *rest = carried
@@ -186,7 +187,20 @@ class MicroKernel:
             carried = counted_loop(builder, I64(0), depth, frame.get("segment"), [table, *carried], segment)[1:]
         else:
             rows = [move(builder, a, builder.mul(row_stride, I64(i * unit.m))) for i in range(self.rows)]
-            carried = run(rows, depth, carried)
+            if not unit.reads_ends:
+                carried = run(rows, depth, carried)
+                return list(carried[2:]) if registers else accs
+            end = frame.get("a_end")
+            whole = builder.select(builder.icmp_signed("!=", end, I64(0)), builder.and_(depth, I64(-unit.k)), depth)
+            run(rows, whole, carried)
+            with builder.if_then(builder.icmp_signed("<", whole, depth)):
+                pitch, first = unit.k * unit.left.bytes, builder.inttoptr(end, POINTER)
+                ends = [move(builder, first, I64(pitch * i * unit.m)) for i in range(self.rows)]
+                # Where the loop ended, found anew: kept, it would take a register and a move of each step.
+                steps = builder.udiv(whole, I64(unit.k))
+                moved = zip((b, prefetch), (b_step, prefetch_step), strict=True)
+                step(ends, I64(pitch), [I64(0), *(move(builder, at, builder.mul(steps, by)) for at, by in moved)])
+            return accs
         return list(carried[2:]) if registers else accs
 
     def _expect_results(self, builder: ir.IRBuilder, frame: Frame, m: ir.Value, n: ir.Value) -> None:
@@ -273,28 +287,3 @@ class MicroKernel:
             return []
 
         counted_loop(builder, I64(0), I64(self.rows * unit.m * self.tile_row), I64(self.tile_row), [], row)
-
-
-def for_row_blocks(
-    builder: ir.IRBuilder, rows: ir.Value, counts: tuple[int, ...], body: Callable[[int, ir.Value, ir.Value], None]
-) -> None:
-    """Cover `rows` rows with blocks of the given sizes, descending, each at most twice the next: the largest as often
-    as it fits, each smaller one at most once, and the smallest again for what is left of less than that.
-
-    `body(size, first, count)`: `count` is the size but for what is left.
-    """
-
-    def largest(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        body(counts[0], i, I64(counts[0]))
-        return []
-
-    done = builder.sub(rows, builder.urem(rows, I64(counts[0])))
-    counted_loop(builder, I64(0), done, I64(counts[0]), [], largest)
-    for size in counts[1:]:
-        needed = builder.icmp_signed("<=", builder.add(done, I64(size)), rows)
-        with builder.if_then(needed):
-            body(size, done, I64(size))
-        done = builder.select(needed, builder.add(done, I64(size)), done)
-    if counts[-1] > 1:
-        with builder.if_then(builder.icmp_signed("<", done, rows)):
-            body(counts[-1], done, builder.sub(rows, done))

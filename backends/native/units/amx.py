@@ -55,6 +55,10 @@ class TileUnit(MatrixUnit):
     def limits_rows(self) -> bool:
         return True
 
+    @property
+    def reads_ends(self) -> bool:
+        return not self.splits
+
     def enter(self, builder: ir.IRBuilder) -> None:
         self._configure(builder, {})
 

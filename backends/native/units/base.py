@@ -169,6 +169,12 @@ class MatrixUnit(ABC):
     def leave(self, builder: ir.IRBuilder) -> None:
         """Switch the unit off."""
 
+    @property
+    def reads_ends(self) -> bool:
+        """Whether rows of A whose K is no multiple of the unit's are read where they lie but for the last step, which a
+        micro-kernel takes from elsewhere. Only for numbered tiles."""
+        return False
+
     def limit(self, builder: ir.IRBuilder, grid: Grid, rows: ir.Value) -> None:
         """Until the next `enter` only `rows` rows of grids of this size count, no more and at least one of the last row
         of tiles; no other rows of A are read. Only where `limits_rows`."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from backends.native import attention, gemm
+from backends.native.form import HEADER
 from backends.native.gemm import GemmKernel
 from backends.native.target import Target, named
 from backends.native.units import MatrixUnit, amx, amx_bf16x3, select
@@ -40,6 +41,22 @@ def test_tiles_multiply_what_has_rows_for_them(unit: MatrixUnit) -> None:
     few = kernel(unit, 4)
     assert few.matrix_unit.acc_type is not None
     assert few.reason.startswith(f"{unit.isa} is for tiles of 16 rows")
+
+
+@pytest.mark.parametrize("unit", [*amx.UNITS[:3], SPLIT], ids=lambda unit: unit.name)
+def test_only_the_ends_of_dense_rows_are_copied(unit: MatrixUnit) -> None:
+    """What K has behind whole steps; all of rows whose elements lie apart, and of those that are split."""
+    m, n, steps = 64, 96, 9
+    for ragged, stride in ((0, 1), (1, 1), (0, 2), (1, 2)):
+        k = steps * unit.k + ragged
+        spec = GemmSpec(unit.a, unit.b, unit.acc, 0, "general", "row", True, (), (), (), ("unit",), splits=unit.splits)
+        a, b = View("a", unit.a, (m, k), (k * stride, stride)), View("b", unit.b, (k, n), (n, 1))
+        call = KernelCall(spec, (a, b), (View("c", unit.acc, (m, n), (n, 1)),))
+        planned = gemm.select(call, MACHINE).arguments(call, int, 1)
+        whole, end = (planned.words[HEADER.index(word)] for word in ("copy_a", "end_a"))
+        assert (whole, end) == ((1, 0) if stride > 1 or unit.splits else (0, ragged))
+        row = unit.k * unit.left.bytes * ((steps + ragged) * whole + end)
+        assert m * row <= planned.scratch < m * row + 64 * 96 * 4
 
 
 def test_registers_decode_weights_and_attend() -> None:
