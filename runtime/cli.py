@@ -45,9 +45,6 @@ def show_target(options: argparse.Namespace) -> None:
     for family, (operands, missing) in target.unit_families.items():
         text = f"needs {missing}" if missing else operands
         print(textwrap.fill(text, WIDTH, initial_indent=f"  {family:<13}", subsequent_indent=" " * 15))
-    for feature, reason in target.unused.items():
-        text = f"not used: {reason}"
-        print(textwrap.fill(text, WIDTH, initial_indent=f"  {feature:<13}", subsequent_indent=" " * 15))
 
 
 def show_compiled(options: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ _AVX2 = {
 _AVX512 = _AVX2 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
 _AMX = _AVX512 | {"avx512bf16", "avx512vnni", *amx_probe.FEATURES}
 _ARM_8_6 = {"neon", "dotprod", "i8mm", "bf16", "fullfp16"}
+_SME = {"sme", "sme-f64f64"}
 # Machines by name: triple, CPU, features, widest vector and vector of streaming mode in bytes. Any host can generate
 # code for them.
 _MACHINES = {
@@ -32,7 +33,8 @@ _MACHINES = {
     # As Arm's Neoverse V1 and Fujitsu's A64FX (their technical reference manual and microarchitecture manual).
     "armv8.4-sve256": ("aarch64-unknown-linux-gnu", "generic", _ARM_8_6 | {"sve"}, 32, 0),
     "armv8.2-sve512": ("aarch64-unknown-linux-gnu", "generic", {"neon", "fullfp16", "sve"}, 64, 0),
-    "armv9-sme": ("aarch64-unknown-linux-gnu", "generic", _ARM_8_6 | {"sme", "sme-f64f64"}, 16, 64),
+    "armv9-sme": ("aarch64-unknown-linux-gnu", "generic", _ARM_8_6 | _SME, 16, 64),
+    "armv9-sme2": ("aarch64-unknown-linux-gnu", "generic", _ARM_8_6 | _SME | {"sme2"}, 16, 64),
 }
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
 
@@ -134,13 +136,6 @@ class Target:
             operands.setdefault((unit.isa, unit.missing(self)), []).append(pair)
         return {isa: (", ".join(pairs), missing) for (isa, missing), pairs in operands.items()}
 
-    @property
-    def unused(self) -> Mapping[str, str]:
-        """Features of this target that would suit matrix products and that no unit uses, each with the reason."""
-        from backends.native.units import sme
-
-        return {feature: reason for feature, reason in sme.UNUSED.items() if self.has(feature)}
-
     def __str__(self) -> str:
         caches = " / ".join(f"{size >> 10} KiB" for size in (self.l1, self.l2, self.l3))
         lines = (
@@ -151,7 +146,6 @@ class Target:
                 f"unit {isa}: {f'needs {missing}' if missing else 'usable'}; {operands}"
                 for isa, (operands, missing) in self.unit_families.items()
             ),
-            *(f"unused {feature}: {reason}" for feature, reason in self.unused.items()),
         )
         return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from backends.native.units import (
     generic,
     neon,
     sme,
+    sme2,
     sve,
 )
 from backends.native.units.base import Grid, MatrixUnit
@@ -36,7 +37,7 @@ ORDERED: tuple[MatrixUnit, ...] = (
 
 def known(target: Target) -> tuple[MatrixUnit, ...]:
     """Every unit, whether `target` runs it or not, best first; those of any vector length with the target's."""
-    scalable = (*sme.units(target.streaming), *sve.units(target.vector))
+    scalable = (*sme2.units(target.streaming), *sme.units(target.streaming), *sve.units(target.vector))
     return (*scalable, *ORDERED, *generic.units(target.vector))
 
 

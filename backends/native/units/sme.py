@@ -36,11 +36,6 @@ WIDTHS = (16, 32, 64, 128, 256)  # bytes a vector of streaming mode may have
 USUAL = 64  # for lists of what there is
 GRIDS, DOUBLE_GRIDS = (Grid(2, 2), Grid(2, 1)), (Grid(2, 4), Grid(2, 2), Grid(2, 1))
 _ELEMENTS = {"float64": DOUBLE, "float32": FLOAT, "float16": HALF, "bfloat16": Bfloat(), "int8": I8, "uint8": I8}
-# A machine's features that no unit here uses, and why.
-UNUSED = {
-    "sme2": "its loads of several vectors would save 2 of 14 instructions a step, 4 of 20 in FP64, and no cycle: the "
-    "outer products, which are the same, take longer than what stands beside them"
-}
 _BUFFER, _ROWS = 0, 8  # bytes into the block by which a caller asks to have its tiles saved
 
 
@@ -130,17 +125,17 @@ class OuterProductUnit(MatrixUnit):
         self._transfer(builder, "st1", acc, pointer, row_stride)
 
     def load_a(self, builder: ir.IRBuilder, pointer: ir.Value, row_stride: ir.Value, number: int = 0) -> ir.Value:
-        return builder.load(builder.bitcast(pointer, self._operand.as_pointer()), align=self.a.bytes)
+        return builder.load(builder.bitcast(pointer, self.operand.as_pointer()), align=self.a.bytes)
 
     def load_b(self, builder: ir.IRBuilder, pointer: ir.Value, group_stride: ir.Value, number: int = 0) -> ir.Value:
-        return builder.load(builder.bitcast(pointer, self._operand.as_pointer()), align=self.b.bytes)
+        return builder.load(builder.bitcast(pointer, self.operand.as_pointer()), align=self.b.bytes)
 
     def ones(self, builder: ir.IRBuilder) -> ir.Value:
-        return ir.Constant(self._operand, 1)
+        return ir.Constant(self.operand, 1)
 
     def mma(self, builder: ir.IRBuilder, acc: ir.Value | int, a: ir.Value, b: ir.Value) -> int:
         assert isinstance(acc, int)
-        every = ir.Constant(Scalable(I1, self._operand.count), True)
+        every = ir.Constant(Scalable(I1, self.operand.count), True)
         call(builder, self.product, VOID, [I32(acc), every, every, a, b])
         return acc
 
@@ -176,7 +171,8 @@ class OuterProductUnit(MatrixUnit):
         return by_lane.ATTRIBUTE, rounds_to_bfloat(self.vector // 4), f"vscale_range({times},{times})"
 
     @property
-    def _operand(self) -> Scalable:
+    def operand(self) -> Scalable:
+        """The type of a vector of A or B."""
         return Scalable(_ELEMENTS[self.a.name], 16 // self.a.bytes)
 
     def _transfer(
@@ -199,12 +195,12 @@ _SIGNS = {("int", "int"): "smopa", ("uint", "uint"): "umopa", ("int", "uint"): "
 
 
 @lru_cache(maxsize=8)
-def units(vector: int) -> tuple[MatrixUnit, ...]:
+def units(vector: int) -> tuple[OuterProductUnit, ...]:
     """The units for vectors of `vector` bytes in streaming mode; 0 where there is none: those of the usual length."""
     assert vector in (0, *WIDTHS), f"streaming mode with vectors of {vector} bytes"
     vector = vector or USUAL
 
-    def unit(a: DType, b: DType, acc: DType, k: int, product: str) -> MatrixUnit:
+    def unit(a: DType, b: DType, acc: DType, k: int, product: str) -> OuterProductUnit:
         wide = acc == dtypes.float64
         requires = ("sme", "sme-f64f64") if wide else ("sme",)
         side, grids = vector // acc.bytes, DOUBLE_GRIDS if wide else GRIDS
