@@ -126,15 +126,15 @@ class Target:
 
     @property
     def unit_families(self) -> Mapping[str, tuple[str, str]]:
-        """The instruction sets units are made of, best first: what their units multiply, and what is missing ('' where
-        this target runs them)."""
+        """The instruction sets units are made of, best first: what their units multiply (where this target runs only
+        some of them, also what the others need), and what is missing ('' where it runs any)."""
         from backends.native.units import known
 
-        operands: dict[tuple[str, str], list[str]] = {}
+        families: dict[str, dict[str, list[str]]] = {}
         for unit in known(self):
             pair = f"{unit.a}" if unit.a == unit.b else f"{unit.a} x {unit.b}"
-            operands.setdefault((unit.isa, unit.missing(self)), []).append(pair)
-        return {isa: (", ".join(pairs), missing) for (isa, missing), pairs in operands.items()}
+            families.setdefault(unit.isa, {}).setdefault(unit.missing(self), []).append(pair)
+        return {isa: _family(operands) for isa, operands in families.items()}
 
     def __str__(self) -> str:
         caches = " / ".join(f"{size >> 10} KiB" for size in (self.l1, self.l2, self.l3))
@@ -148,6 +148,14 @@ class Target:
             ),
         )
         return "\n".join(lines)
+
+
+def _family(operands: Mapping[str, list[str]]) -> tuple[str, str]:
+    """A family's entry in `unit_families`, from what units multiply by what they miss."""
+    if "" not in operands:
+        return ", ".join(pair for pairs in operands.values() for pair in pairs), min(operands, key=len)
+    rest = (f"{', '.join(pairs)} needs {missing}" for missing, pairs in operands.items() if missing)
+    return "; ".join((", ".join(operands[""]), *rest)), ""
 
 
 @lru_cache(maxsize=1)
