@@ -22,6 +22,7 @@ ITEM_CYCLES = 150.0
 PACK_CYCLES = 0.25  # per packed element
 READ_CYCLES = 0.02  # per element of A and B that an item passes over
 COLD_CYCLES = 0.1  # per element of an item's first panel, which nothing prefetched
+NEAR = 0.75  # of L1, for a panel of B and the rows of A it meets
 LEAST_ROWS = 128  # of a block
 STRIP_BLOCKS = 2  # row blocks of a strip of C that is written row by row
 LONG_ROW = 2048  # bytes of a row of B or C
@@ -102,7 +103,7 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     block_rows = _block_rows(unit, product, target, item_rows, mr, nr)
     if _is_written_by_rows(unit, product, target, min(item_columns, n)):
         block_rows = min(block_rows, STRIP_BLOCKS * mr)
-    depth = _depth(unit, product, target, nr)
+    depth = _depth(unit, product, target, mr, nr)
     keeps_b = pack_b and (block_rows < item_rows or bool(unit.mode)) and not product.decodes
     return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, pack_b, keeps_b)
 
@@ -127,11 +128,14 @@ def least_shares(unit: MatrixUnit, product: Product, target: Target) -> int:
     return -(-max(product.n, 1) * max(product.k, 1) * unit.right.bytes // (target.l3 // 2))
 
 
-def _depth(unit: MatrixUnit, product: Product, target: Target, nr: int) -> int:
+def _depth(unit: MatrixUnit, product: Product, target: Target, mr: int, nr: int) -> int:
     """The K block: all of K while a B panel stays in L2 beside the stream of A, else K in equal parts. Decoded panels
-    are read from L1, in which they were made."""
+    are read from L1, in which they were made; so are panels that meet several rows and are read too fast for L2."""
     multiple = unit.k * product.segment
-    most = max(multiple, int(0.6 * (target.l1 if product.decodes else target.l2)) // (nr * unit.right.bytes))
+    most = int(0.6 * (target.l1 if product.decodes else target.l2)) // (nr * unit.right.bytes)
+    if unit.outruns_l2 and product.m > mr:
+        most = int(NEAR * target.l1) // (mr * unit.left.bytes + nr * unit.right.bytes)
+    most = max(most, multiple)
     if unit.acc.is_float and product.k > PRODUCT_CHUNK:  # a block never spans two chunks
         depth = PRODUCT_CHUNK
         while depth > most:

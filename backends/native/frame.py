@@ -16,7 +16,7 @@ from compiler.dtypes import DType
 
 FRAME = I64.as_pointer()
 _FIELDS = ("a_row", "a_k", "b_k", "b_panel", "prefetch_step", "segment", "k", "column_sums", "scales", "zeros", "group",
-           "first", "a_end")  # fmt: skip
+           "first", "a_end", "late_tile", "late_pitch", "late_rows", "late_columns", "late_m", "late_n")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
+from backends.native.deferred import Deferred
 from backends.native.epilogue import Epilogue
 from backends.native.form import HEADER, Context, Shape
 from backends.native.frame import Frame, move
@@ -72,6 +73,7 @@ class MacroKernel:
         self.batch = [[reader.integer() for _ in range(3 + len(self.members))] for _ in range(spec.batch_rank)]
         self.groups = RowGroups(reader, spec.ends, word["m"], word["k"]) if spec.ends else None
         self.finish = self.epilogue.define(module, f"{name}_epilogue", unit.mode)
+        self.deferred = Deferred(module, f"{name}_advance", self.finish) if unit.finishes_late else None
         self._micro: dict[str, tuple[MicroKernel, ir.Function]] = {}
 
     def micro(self, rows: int, columns: int, panels: int) -> tuple[MicroKernel, ir.Function]:
@@ -80,7 +82,7 @@ class MacroKernel:
         what = MicroKernel(
             context.unit, self.epilogue, rows, columns, panels, self.right.width, self.right.depth,
             fresh=not context.spec.constant_b, height=self.left.height if context.shape.indirect else 0,
-            readers=context.shape.readers if rows == context.shape.grid.rows else 1,
+            readers=context.shape.readers if rows == context.shape.grid.rows else 1, deferred=self.deferred,
         )  # fmt: skip
         return self._defined(what)
 
@@ -97,7 +99,7 @@ class MacroKernel:
         assert isinstance(self.right, CodedOperand)
         what = CodedMicroKernel(
             context.unit, self.epilogue, rows, columns, panels, self.right.width, self.right.depth,
-            fresh=False, height=0, readers=1, coding=self.right.coding,
+            fresh=False, height=0, readers=1, deferred=None, coding=self.right.coding,
         )  # fmt: skip
         return self._defined(what)
 
@@ -210,7 +212,12 @@ class MacroKernel:
             counted_loop(builder, start, self.n_end, I64(self.right.width), [], lambda n, _: self._panel(n, k, stop))
             return []
 
+        if self.deferred is None:
+            counted_loop(builder, I64(0), end, word["slab"], [], slab)
+            return
+        self.deferred.nothing(self.context.frame)
         counted_loop(builder, I64(0), end, word["slab"], [], slab)
+        self.deferred.all(self.context.frame)
 
     def _panel(self, n: ir.Value, start: ir.Value, stop: ir.Value) -> Values:
         """All rows of the block against rows [start, stop) of the panel at column n, K block by K block."""
@@ -269,7 +276,11 @@ class MacroKernel:
             if limits:
                 context.unit.enter(builder)
             with builder.if_then(builder.and_(last, builder.not_(finish))):
-                builder.call(self.finish, [words, target, I64(what.tile_row), count, valid, m, n])
+                tile = [target, I64(what.tile_row), count, valid, m, n]
+                if self.deferred is None:
+                    builder.call(self.finish, [words, *tile])
+                else:
+                    self.deferred.note(context.frame, *tile)
 
         for_row_blocks(builder, self.rows, counts, call)
 

@@ -9,9 +9,11 @@ the spare issue slots (measured: no gain from unrolling).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from llvmlite import ir
 
+from backends.native.deferred import Deferred
 from backends.native.epilogue import Epilogue, row_of
 from backends.native.frame import FRAME, Frame, move
 from backends.native.kernel import I64, POINTER, define_helper
@@ -28,7 +30,7 @@ class MicroKernel:
     """A grid of `rows` mma rows and `columns` mma columns in each of `panels` neighbouring B panels, `width` elements
     wide and `depth` deep each. `fresh`: B's K stride comes from the frame. `height`: `a` is a table of addresses
     of so many rows for each segment of K (see indirect), or 0. `readers`: how many micro-kernels share the
-    prefetching of a panel, at least."""
+    prefetching of a panel, at least. `deferred`: what is told of tiles that earlier ones left, and finishes them."""
 
     unit: MatrixUnit
     epilogue: Epilogue
@@ -40,6 +42,7 @@ class MicroKernel:
     fresh: bool
     height: int
     readers: int
+    deferred: Deferred | None
 
     @property
     def name(self) -> str:
@@ -171,10 +174,13 @@ class MicroKernel:
             return moved + (after if registers else [])
 
         def run(rows: list[ir.Value], length: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            def steps(start: ir.Value, stop: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+                return counted_loop(builder, start, stop, I64(unit.k), carried, lambda _, c: step(rows, row_stride, c))
+
             initial = [I64(0), *carried]
-            return counted_loop(builder, I64(0), length, I64(unit.k), initial, lambda _, c: step(rows, row_stride, c))[
-                1:
-            ]
+            if self.deferred is not None:
+                return self.deferred.between(frame, length, unit.k, initial, steps)[1:]
+            return steps(I64(0), length, initial)[1:]
 
         def segment(first: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             entry, *rest = carried
@@ -228,13 +234,13 @@ class MicroKernel:
                 value = unit.row(builder, accs[i * wide + j], r)
                 self.epilogue.apply(builder, frame, [value], [row], builder.add(n, I64(j * unit.n)), None)
 
-        def numbered(i: int, r: ir.Value) -> list[ir.Value]:
+        def numbered(i: int, r: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             finished(i, r)
             return []
 
         for i in range(self.rows):
             if unit.acc_type is None:
-                counted_loop(builder, I64(0), I64(unit.m), I64(1), [], lambda r, _, i=i: numbered(i, r))
+                counted_loop(builder, I64(0), I64(unit.m), I64(1), [], partial(numbered, i))
                 continue
             for r in range(unit.m):
                 finished(i, r)

@@ -52,6 +52,14 @@ class TileUnit(MatrixUnit):
         return (grid.rows * self.m, self.k), (grid.columns * self.n, self.k // ROWS)
 
     @property
+    def finishes_late(self) -> bool:
+        return True
+
+    @property
+    def outruns_l2(self) -> bool:
+        return True  # four tiles for four products: 64 bytes a cycle
+
+    @property
     def limits_rows(self) -> bool:
         return True
 

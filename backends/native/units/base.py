@@ -157,6 +157,17 @@ class MatrixUnit(ABC):
         return False
 
     @property
+    def finishes_late(self) -> bool:
+        """Whether results of numbered tiles are finished while the next product runs: where a machine multiplies tiles
+        beside everything else."""
+        return False
+
+    @property
+    def outruns_l2(self) -> bool:
+        """Whether operands are read faster than L2 gives both of them, so that K is blocked for L1 to keep panels."""
+        return False
+
+    @property
     def limits_rows(self) -> bool:
         """Whether rows that do not count have to be left out by `limit`; else A is padded."""
         return False
