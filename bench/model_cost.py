@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from backends.native import gemm
+from backends.native.deferred import RUN
+from backends.native.epilogue import ROWS_TOGETHER
 from backends.native.gemm import GemmKernel
 from backends.native.target import Target
 from bench.gemm_kernels import Case, call_of
@@ -23,6 +25,7 @@ from bench.model_machines import Machine, Rates
 
 # What a product's cycles are spent on. The first is what would remain of a perfect program.
 PARTS = ("multiplier", "tails", "loads", "front end", "vectors", "results", "control", "packing", "bandwidth", "entry")
+STORED = 32  # bytes of a tile that one entry of a machine's window stores
 ROOMY = 0.8  # of a cache that a working set may fill and still be found there
 
 
@@ -91,14 +94,21 @@ class _Product:
         busy["multiplier"] = parts["multiplier"] + parts["tails"]
         for micro, times in self.counts.micro.items():
             steps = -(-micro.depth // unit.k)
-            limits = self._step(micro)
+            limits = {name: steps * cycles for name, cycles in self._step(micro).items()}
+            multiplying = steps * micro.rows * micro.columns * micro.panels * one
+            if unit.finishes_late:
+                for name, cycles in self._beside(micro).items():
+                    limits[name] += cycles
+                if not self._overlaps(between := self._between(micro)):
+                    parts["results"] += times * (self._cycles(between) + self.machine.latency)
+            else:
+                parts["results"] += times * self._around(micro)
+            limits["loads"] = max(limits["loads"], limits.pop("caches"))
             slowest = max(limits, key=lambda name: limits[name])
-            multiplying = micro.rows * micro.columns * micro.panels * one
             if slowest != "multiplier":
-                parts[slowest] += times * steps * (limits[slowest] - multiplying)
+                parts[slowest] += times * (limits[slowest] - multiplying)
             for name in ("loads", "front end", "vectors"):
-                busy[name] += times * steps * limits[name]
-            parts["results"] += times * self._around(micro)
+                busy[name] += times * limits[name]
         parts["control"] = self._control()
         computing = sum(parts.values())
         parts["packing"] = self._packing()
@@ -125,7 +135,7 @@ class _Product:
             beyond += left * self._late(self._level(self.block_bytes + self.panel_bytes))
         if micro.m < min(self.counts.words["block_rows"], self.case.m):  # a panel meets several rows
             beyond += right * self._late(near)
-        limits["loads"] = max(limits["loads"], beyond)
+        limits["caches"] = beyond
         limits["multiplier"] = micro.rows * micro.columns * micro.panels * machine.product_cycles(unit)
         return limits
 
@@ -141,32 +151,64 @@ class _Product:
     def _cycles(self, mix: Mix, rates: Rates | None = None) -> float:
         return max(self._limits(mix, rates).values())
 
+    def _beside(self, micro: Micro) -> dict[str, float]:
+        """Cycles by resource of what a micro-kernel does besides its steps, where products are made meanwhile: it ends
+        and another begins within the machine's window, and rows of the tile before are finished between steps."""
+        between = self._between(micro)
+        rows = self._level(self.counts.words["block_rows"] * self.kernel.width * self.unit.acc.bytes)
+        mix, caches = between if self._overlaps(between) else Mix(), 0.0
+        if micro.resumes or not micro.last:
+            caches += (between.load_bytes + between.store_bytes) * self._late(rows)
+        if micro.last and not micro.direct:
+            runs = -(-micro.depth // (self.unit.k * RUN))
+            advance = self.code[f"{self.kernel.name}_advance"].once()[0]
+            mix += sum(self._finishing(micro), Mix()) + (advance + self._run(micro)) * runs
+        if micro.limited:
+            caches += 2 * self.machine.enter
+        return {**self._limits(mix), "caches": caches}
+
+    def _overlaps(self, between: Mix) -> bool:
+        """Whether products before and behind these instructions are in the machine's window together."""
+        return between.instructions + between.store_bytes / STORED <= self.machine.window
+
+    def _run(self, micro: Micro) -> Mix:
+        """What a micro-kernel does between two runs of steps."""
+        function, loop = self._micro(micro)
+        outer = function.around(loop)
+        return function.once(outer, [_at(function, loop)])[0] if outer else Mix()
+
     def _around(self, micro: Micro) -> float:
         """Cycles of a micro-kernel besides its steps, and of the epilogue behind it."""
-        unit, machine = self.unit, self.machine
+        cycles = self._cycles(self._between(micro)) + self.machine.latency
+        if micro.limited:
+            cycles += 2 * self.machine.enter  # there and back
+        return cycles + (self._epilogue(micro) if micro.last and not micro.direct else 0.0)
+
+    def _between(self, micro: Micro) -> Mix:
+        """What a micro-kernel does besides its steps."""
+        unit = self.unit
         function, loop = self._micro(micro)
         visits = [_at(function, loop), *([finishes] if micro.direct else [])]
         mix, loops = function.once(None, visits)
         for other in loops:  # what else there is in loops are rows of tiles
-            mix += mix_of(function.lines(other), function.streaming) * (unit.m if other is not loop else 0)
+            mix += mix_of(function.lines(other), function.streaming) * (0 if loop.body <= other.body else unit.m)
         if micro.resumes:
             size = micro.rows * micro.columns * unit.m * unit.n * unit.acc.bytes
             mix += Mix(load_bytes=size)
-        cycles = self._cycles(mix) + machine.latency
-        if micro.limited:
-            cycles += 2 * machine.enter  # there and back
-        return cycles + (self._epilogue(micro) if micro.last and not micro.direct else 0.0)
+        return mix
 
     def _epilogue(self, micro: Micro) -> float:
-        from backends.native.epilogue import ROWS_TOGETHER
+        return sum(map(self._cycles, self._finishing(micro)))
 
+    def _finishing(self, micro: Micro) -> tuple[Mix, Mix, Mix]:
+        """What the epilogue of a tile does: around its rows, around the vectors of a row, in vectors."""
         function = self.code[f"{self.kernel.name}_epilogue"]
         inner = function.innermost()[0]
         outer = function.around(inner)
-        vectors = self._cycles(mix_of(function.lines(inner), function.streaming))
-        rows = self._cycles(function.once(outer, [_at(function, inner)])[0])
-        whole = self._cycles(function.once()[0])
-        return whole + -(-micro.m // ROWS_TOGETHER) * (rows + -(-micro.n // self.unit.n) * vectors)
+        vectors = mix_of(function.lines(inner), function.streaming)
+        rows = function.once(outer, [_at(function, inner)])[0]
+        pairs = -(-micro.m // ROWS_TOGETHER)
+        return function.once()[0], rows * pairs, vectors * (pairs * -(-micro.n // self.unit.n))
 
     def _control(self) -> float:
         """Cycles of the macro-kernel around its micro-kernels, panels and blocks of rows."""

@@ -43,7 +43,8 @@ class Machine:
     may use); `l3` is all there is for all cores, 0 where there is none. `clock` in Hz. `inside`: where products are
     made, `outside`: where operands are packed, which another mode makes different things. Bytes a cycle from L2 and L3.
     `bandwidth`: bytes a second of memory for all cores, `core_bandwidth` the most one core gets. `latency`: cycles from
-    a product to its sum; `enter`: cycles to switch a unit with tiles on and off, or to load another configuration.
+    a product to its sum; `enter`: cycles to switch a unit with tiles on and off, or to load another configuration;
+    `window`: instructions a machine reorders that multiplies tiles beside what else it does.
     `products`: cycles a product occupies the multiplier, by element type, where the unit's own figure is not this
     machine's. `assumed`: fields, or parts of them, without a source."""
 
@@ -61,6 +62,7 @@ class Machine:
     bandwidth: float
     latency: float
     enter: float = 0.0
+    window: int = 0
     products: Mapping[str, float] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
 
@@ -101,7 +103,7 @@ def sapphire_rapids() -> Machine:
     return Machine(
         "sapphire-rapids", "Sapphire Rapids (56 cores, 2.0 GHz)",
         _caches("x86-64-amx", 48 * KIB, 2 * MIB, 105 * MIB // 56, 56), 2.0e9, 56, core, core, l2_bytes=48, l3_bytes=10,
-        l3=105 * MIB, core_bandwidth=12e9, bandwidth=307.2e9, latency=52, enter=100,
+        l3=105 * MIB, core_bandwidth=12e9, bandwidth=307.2e9, latency=52, enter=100, window=512,
         assumed=("l2_bytes", "l3_bytes", "core_bandwidth", "enter"),
     )  # fmt: skip
 
