@@ -94,6 +94,8 @@ def _bytes(name: str, rest: str, streaming: int) -> int:
         if lane := re.search(r"\.([bhsd]) ?\}\[", rest):
             return {"b": 1, "h": 2, "s": 4, "d": 8}[lane.group(1)]
         count = len(re.findall(r"\b[zvqdsxwbh]\d+", registers)) or 1
+        if several := re.search(r"\bz(\d+)\.\w - z(\d+)", registers):
+            count = int(several.group(2)) - int(several.group(1)) + 1
         if re.search(r"\bz\d", registers):
             return count * streaming
         kind = re.search(r"\b([vqdsxw])\d+", registers)

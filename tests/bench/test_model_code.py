@@ -22,6 +22,8 @@ from bench.model_code import Function, Mix, functions, mix_of
         ("cmpq\t104(%rsp), %rax", Mix(1, loads=1, load_bytes=8)),
         ("leaq\t(%rsi,%r13), %rbp", Mix(1)),
         ("ldr\tz1, [x2, #1, mul vl]", Mix(1, loads=1, load_bytes=64)),
+        ("ld1b\t{ z16.b, z24.b }, pn8/z, [x2]", Mix(1, loads=1, load_bytes=128)),
+        ("ld1b\t{ z4.b - z7.b }, pn8/z, [x1, x9]", Mix(1, loads=1, load_bytes=256)),
         ("st1w\t{za0h.s[w12, 0]}, p0, [x8]", Mix(1, stores=1, store_bytes=64)),
         ("ldp\tq0, q1, [x1]", Mix(1, loads=1, load_bytes=32)),
         ("ld1\t{ v0.b }[3], [x1]", Mix(1, loads=1, load_bytes=1)),
