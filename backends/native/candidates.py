@@ -80,7 +80,8 @@ class Problem:
         items = max(product.batch, 1) * _parts(m, item_rows) * _parts(n, item_columns)
         per_chunk = _parts(items, max(1, min(choice.chunks, items)))
         depth = self._depth(choice.parts)
-        return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, packs, packs and block_rows < item_rows)
+        keeps = packs and (block_rows < item_rows or bool(self.unit.mode))  # before a mode is entered all are packed
+        return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, packs, keeps)
 
     def neighbours(self, choice: Choice) -> list[Choice]:
         """Choices a step away that cut these sizes in another way, the most promising first."""

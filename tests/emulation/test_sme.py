@@ -12,7 +12,8 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from backends.native import gemm
-from backends.native.blocking import Blocking
+from backends.native.blocking import Blocking, blocking
+from backends.native.candidates import Problem
 from backends.native.target import Target, named
 from backends.native.units import MatrixUnit, sme, sme2
 from compiler import dtypes
@@ -152,6 +153,19 @@ def test_blocks_of_k_resume(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -
         for form in (PACKED, FRESH):
             operands = form.neutral(unit, m, n)
             assert_same(form.run(unit, a, b, operands, target=target_of(unit))[0], defined(unit, a, b))
+
+
+@pytest.mark.parametrize("unit", cases(FLOATS[:1], FLOATS[:1]), indirect=True)
+def test_cuts_that_tuning_knows_keep_every_panel(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one block of rows is all there is: none is packed once the mode is entered."""
+
+    def as_choice(*product: object) -> Blocking:
+        problem = Problem(*product)
+        return problem.cut(problem.choice_of(blocking(*product)))
+
+    monkeypatch.setattr(gemm, "blocking", as_choice)
+    a, b = draw((unit.m + 4, 9), unit.a), draw((9, 4 * unit.n + 6), unit.b)
+    assert_same(multiply(a, b, target=target_of(unit))[0], defined(unit, a, b))
 
 
 @pytest.mark.parametrize("unit", cases(BYTES, BYTES[1:3]), indirect=True)
