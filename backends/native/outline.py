@@ -13,14 +13,13 @@ def outlined(builder: ir.IRBuilder, name: str, attributes: Sequence[str], body: 
     """What `body` emits at `builder`, as a function of these attributes, and a call of it. What the code uses of the
     values of the function around travels in a record on that function's stack; it hands nothing back, and its stack
     slots are its own."""
-    outer = builder.function
     function, inner = define_helper(builder.module, name, [I8.as_pointer()], attributes)
     entry = inner.block
     start = function.append_basic_block("start")
     with builder.goto_block(start):
         body()
         builder.ret_void()
-    captured = _captured(function, outer)
+    captured = _captured(function)
     record = ir.LiteralStructType([value.type for value in captured])
     inner.position_at_end(entry)  # behind the stack slots that the body has put there
     fields = inner.bitcast(function.args[0], record.as_pointer())
@@ -40,16 +39,14 @@ def _used(instruction: ir.Instruction) -> list[ir.Value]:
     return list(instruction.operands)
 
 
-def _captured(function: ir.Function, outer: ir.Function) -> list[ir.Value]:
-    """The values of `outer` that `function` uses, in order of their first use."""
-    arguments = set(map(id, outer.args))
-    own = {id(instruction) for block in function.blocks for instruction in block.instructions}
+def _captured(function: ir.Function) -> list[ir.Value]:
+    """The values of functions around that `function` uses, in order of their first use."""
+    own = {id(value) for block in function.blocks for value in block.instructions} | set(map(id, function.args))
     found: dict[int, ir.Value] = {}
     for block in function.blocks:
         for instruction in block.instructions:
             for value in _used(instruction):
-                foreign = isinstance(value, ir.Instruction) and id(value) not in own
-                if foreign or id(value) in arguments:
+                if isinstance(value, ir.Instruction | ir.Argument) and id(value) not in own:
                     found.setdefault(id(value), value)
     return list(found.values())
 
@@ -62,5 +59,10 @@ def _replace(function: ir.Function, taken: dict[int, ir.Value]) -> None:
                 instruction.incomings = [(taken.get(id(value), value), source) for value, source in pairs]
             else:
                 instruction.operands = [taken.get(id(value), value) for value in instruction.operands]
-            if isinstance(instruction, ir.GEPInstr):  # prints what it keeps beside its operands
-                instruction.pointer, *instruction.indices = instruction.operands
+            match instruction:  # some print what they keep beside their operands
+                case ir.GEPInstr():
+                    instruction.pointer, *instruction.indices = instruction.operands
+                case ir.ExtractValue():
+                    (instruction.aggregate,) = instruction.operands
+                case ir.InsertValue():
+                    instruction.aggregate, instruction.value = instruction.operands
