@@ -70,12 +70,12 @@ class Bandwidths:
 
 
 def working_set(name: str, threads: int, target: Target | None = None) -> int:
-    """Bytes that live in a level and in no faster one."""
+    """Bytes that live in a level and in no faster one; where there is no such level, in memory."""
     machine = target or host()
     if name == "memory":
-        return max(MEMORY, 4 * machine.l3 * max(threads, machine.cores))
+        return max(MEMORY, 4 * machine.last_level * max(threads, machine.cores))
     capacity = {"L1": machine.l1, "L2": machine.l2, "L3": machine.l3}[name]
-    return threads * capacity // 2
+    return threads * capacity // 2 if capacity else working_set("memory", threads, machine)
 
 
 class ReadLoop:

@@ -64,7 +64,7 @@ def compare(case: Case, threads: int, rounds: int, target: Target) -> Compared:
     call = call_of(case)
     cold = case.b == "cold"
     kernel = gemm.select(call, target)
-    copies = 1 + int(LEAST_WEIGHTS * target.l3) // kernel.packed_bytes(call, number) if cold else 1
+    copies = 1 + int(LEAST_WEIGHTS * target.last_level) // kernel.packed_bytes(call, number) if cold else 1
     calls = [_reading(call, f"b{i}") for i in range(copies)]
     tuning = Tuning(target, None, measures=True)
     other = tuning.kernels(calls, threads).get(calls[0], kernel)

@@ -20,7 +20,6 @@ from backends.native.target import Target, host, named
 from backends.native.units import MatrixUnit
 
 KIB, MIB = 1 << 10, 1 << 20
-NO_L3 = 4 * MIB  # what the engine takes a machine without one to have
 CHAIN, MULTIPLY_CYCLES, TURNS = 16, 3, 60_000  # of dependent 64-bit multiplications: 3 cycles on every x86 since 2008
 
 
@@ -129,7 +128,7 @@ def apple_m4() -> Machine:
     bytes a cycle (590 GB/s) from one thread as well where a load names several registers, which is assumed. It reads
     through L2 (16 MiB a cluster), so L1 is as fast, and prefetches are the core's own."""
     return Machine(
-        "apple-m4", "Apple M4 (a cluster's unit, 3.9 GHz)", _caches("armv9-sme2", 128 * KIB, 16 * MIB, NO_L3, 1), 3.9e9,
+        "apple-m4", "Apple M4 (a cluster's unit, 3.9 GHz)", _caches("armv9-sme2", 128 * KIB, 16 * MIB, 0, 1), 3.9e9,
         1, Rates(issue=8, vectors=1, loads=1, load_bytes=150, store_bytes=64, prefetches=float("inf")),
         Rates(issue=8, vectors=4, loads=3, load_bytes=48, store_bytes=32, prefetches=3), l2_bytes=150, l3_bytes=0, l3=0,
         core_bandwidth=100e9, bandwidth=120e9, latency=4, enter=100,
@@ -147,7 +146,7 @@ def lx2() -> Machine:
     38 cores. Of the core nothing is public: it is assumed to allocate 4 instructions, load a register and store one a
     cycle, and to read 64 bytes a cycle from L2, as Fujitsu's A64FX, the other processor of this kind, does."""
     return Machine(
-        "lx2", "LX2 (304 cores, 1.55 GHz)", _caches("armv9-sme", 32 * KIB, 57 * MIB // 76, NO_L3, 304), 1.55e9, 304,
+        "lx2", "LX2 (304 cores, 1.55 GHz)", _caches("armv9-sme", 32 * KIB, 57 * MIB // 76, 0, 304), 1.55e9, 304,
         Rates(issue=4, vectors=1, loads=1, load_bytes=64, store_bytes=64, prefetches=1),
         Rates(issue=4, vectors=2, loads=2, load_bytes=32, store_bytes=16, prefetches=2), l2_bytes=64, l3_bytes=0, l3=0,
         core_bandwidth=50e9, bandwidth=4e12, latency=8, enter=100,

@@ -48,7 +48,7 @@ def features_by_name(value: Callable[[str], int]) -> frozenset[str]:
 def detected() -> frozenset[str]:
     """The features of this machine; none where it is no Arm machine, or its system is neither Linux nor macOS."""
     if platform.machine() == "arm64" and sys.platform == "darwin":
-        return features_by_name(_sysctl)
+        return features_by_name(sysctl)
     if platform.machine() != "aarch64" or sys.platform != "linux":
         return frozenset()
     value = ctypes.CDLL(None).getauxval
@@ -66,7 +66,7 @@ def streaming_bytes() -> int:
     if "sme" not in detected():
         return 0
     if sys.platform == "darwin":
-        return _sysctl("hw.optional.arm.sme_max_svl_b")
+        return sysctl("hw.optional.arm.sme_max_svl_b")
     return _length(_PR_SME_GET_VL)
 
 
@@ -80,7 +80,8 @@ def _consistent(found: set[str]) -> frozenset[str]:
     return frozenset(name for name in found if not name.startswith(lacking))
 
 
-def _sysctl(name: str) -> int:
+def sysctl(name: str) -> int:
+    """A number that macOS' sysctl gives, 0 where it does not know the name."""
     value, size = ctypes.c_int64(0), ctypes.c_size_t(8)
     failed = ctypes.CDLL(None).sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0)
     return 0 if failed else value.value

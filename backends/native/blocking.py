@@ -22,6 +22,7 @@ ITEM_CYCLES = 150.0
 PACK_CYCLES = 0.25  # per packed element
 READ_CYCLES = 0.02  # per element of A and B that an item passes over
 COLD_CYCLES = 0.1  # per element of an item's first panel, which nothing prefetched
+MOST_PACKED = 64 << 20  # bytes of B that an item packs where no cache bounds them
 NEAR = 0.75  # of L1, for a panel of B and the rows of A it meets
 LEAST_ROWS = 128  # of a block
 STRIP_BLOCKS = 2  # row blocks of a strip of C that is written row by row
@@ -114,7 +115,7 @@ def slab_rows(unit: MatrixUnit, grid: Grid, product: Product, target: Target) ->
     few = product.m <= grid.rows * unit.m and product.groups == 1 and product.segment == 1
     plain = product.fresh_b and product.unit_b and not product.sums_b and unit.in_place and SLAB_ROWS % unit.k == 0
     row = product.n * unit.right.bytes
-    return SLAB_ROWS if few and plain and row >= LONG_ROW and product.k * row > target.l3 * 3 // 4 else 0
+    return SLAB_ROWS if few and plain and row >= LONG_ROW and product.k * row > target.last_level * 3 // 4 else 0
 
 
 def must_pack(unit: MatrixUnit, product: Product) -> bool:
@@ -123,9 +124,11 @@ def must_pack(unit: MatrixUnit, product: Product) -> bool:
 
 
 def least_shares(unit: MatrixUnit, product: Product, target: Target) -> int:
-    """How many items must share N where they pack B: what one packs stays in its thread's scratch, at most half of the
-    last-level cache."""
-    return -(-max(product.n, 1) * max(product.k, 1) * unit.right.bytes // (target.l3 // 2))
+    """How many items must share N where they pack B: what one packs stays in its thread's scratch, at most half of its
+    part of L3. Where there is none it comes from memory for every block of rows, as a B packed ahead does, and items
+    of few columns would only pack A anew, or read it."""
+    most = target.l3 // 2 or MOST_PACKED
+    return -(-max(product.n, 1) * max(product.k, 1) * unit.right.bytes // most)
 
 
 def _depth(unit: MatrixUnit, product: Product, target: Target, mr: int, nr: int) -> int:

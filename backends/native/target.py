@@ -11,6 +11,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from backends.native import amx_probe, arm_features
+from backends.native.caches import cache_sizes
 from compiler.errors import TargetError
 
 _BASELINE = {"x86_64": ("x86-64", {"sse2"}), "aarch64": ("generic", {"neon"})}
@@ -41,10 +42,10 @@ _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
 
 @dataclass(frozen=True)
 class Target:
-    """A machine kernels are generated for. Cache sizes in bytes (l3 is what one core may use), `vector` the widest
-    vector register in bytes, `features` LLVM feature names without sign, `cores` what this process may use, `refused`
-    features the machine names but does not let this process use, each with the reason, `streaming` the vector register
-    of Arm's streaming mode in bytes, 0 where there is none."""
+    """A machine kernels are generated for. Cache sizes in bytes (l3 is what one core may use, 0 where there is none),
+    `vector` the widest vector register in bytes, `features` LLVM feature names without sign, `cores` what this process
+    may use, `refused` features the machine names but does not let this process use, each with the reason, `streaming`
+    the vector register of Arm's streaming mode in bytes, 0 where there is none."""
 
     name: str
     triple: str
@@ -78,6 +79,11 @@ class Target:
         """LLVM's form of the feature set. What this process may not use goes, though the CPU of that name has it."""
         refused = ["-sve"] if self.architecture == "aarch64" and not self.has("sve") else []
         return ",".join([*(f"+{feature}" for feature in sorted(self.features)), *refused])
+
+    @property
+    def last_level(self) -> int:
+        """Bytes that one core may use of the cache that is nearest to memory."""
+        return self.l3 or self.l2
 
     @property
     def scale(self) -> int:
@@ -137,7 +143,7 @@ class Target:
         return {isa: _family(operands) for isa, operands in families.items()}
 
     def __str__(self) -> str:
-        caches = " / ".join(f"{size >> 10} KiB" for size in (self.l1, self.l2, self.l3))
+        caches = " / ".join(f"{size >> 10} KiB" for size in (self.l1, self.l2, self.l3) if size)
         lines = (
             f"{self.name}: {self.cpu} ({self.triple}), {self.cores} cores, {8 * self.vector}-bit vectors",
             f"caches {caches}",
@@ -165,15 +171,16 @@ def host() -> Target:
     known |= arm_features.detected()
     tiles, refusal = amx_probe.here()
     features = known | tiles if tiles and not refusal else {f for f in known if not f.startswith("amx")}
+    l1, l2, l3 = cache_sizes()
     return Target(
         name="host",
         triple=llvm.get_process_triple(),
         cpu=llvm.get_host_cpu_name(),
         features=frozenset(features),
         vector=64 if "avx512f" in features else 32 if "avx2" in features else _usable(arm_features.vector_bytes()),
-        l1=_cache_size(1, 32 << 10),
-        l2=_cache_size(2, 512 << 10),
-        l3=_cache_size(3, 4 << 20),
+        l1=l1,
+        l2=l2,
+        l3=l3,
         cores=usable_cores(),
         refused=tuple((feature, refusal) for feature in sorted(tiles)) if refusal else (),
         streaming=arm_features.streaming_bytes(),
@@ -289,21 +296,3 @@ def _text(path: Path) -> str:
 def _usable(length: int) -> int:
     """The bytes of vectors to use where instructions do not say how long they are: LLVM wants powers of two."""
     return length if length > 16 and length & length - 1 == 0 else 16
-
-
-def _cache_size(level: int, otherwise: int) -> int:
-    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        kind = _text(index / "type")
-        if _text(index / "level") == str(level) and kind != "Instruction":
-            size, shared = _text(index / "size").rstrip("K"), _text(index / "shared_cpu_list")
-            return (int(size) << 10) // (_cpus(shared) if level == 3 else 1) if size.isdigit() else otherwise
-    return otherwise
-
-
-def _cpus(ranges: str) -> int:
-    """How many CPUs a list such as 0-3,8 names; at least 1."""
-    total = 0
-    for part in filter(None, ranges.split(",")):
-        low, _, high = part.partition("-")
-        total += int(high or low) - int(low) + 1
-    return max(total, 1)

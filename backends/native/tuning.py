@@ -106,7 +106,7 @@ class Tuning:
     ) -> tuple[int, ...]:
         kernel, untuned = cast(gemm.GemmKernel, planned.kernel), _untuned(problem)
         start = problem.choice_of(untuned)
-        most = max(MOST_SCRATCH * self.target.l3, kernel.arguments(planned.call, size, problem.threads).scratch)
+        most = max(MOST_SCRATCH * self.target.last_level, kernel.arguments(planned.call, size, problem.threads).scratch)
 
         def neighbours(choice: Choice) -> list[Choice]:
             near = problem.neighbours(choice)
@@ -176,7 +176,7 @@ def _streams(calls: Iterable[tuple[gemm.GemmKernel, KernelCall]]) -> bool:
         total += view.dtype.bytes * prod(
             number(n) for n, step in zip(view.shape, view.strides, strict=True) if step != 0
         )
-        if total > kernel.target.l3:
+        if total > kernel.target.last_level:
             return True
     return False
 

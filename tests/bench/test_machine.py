@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,11 @@ def test_levels_by_what_a_thread_reads() -> None:
     assert level(machine.l1 + 1, 1, machine) == "L2"
     assert level(2 * machine.l2, 2, machine) == "L2"
     assert level(machine.l3 + 1, 1, machine) == "memory"
-    assert [level(working_set(name, 2), 2) for name in LEVELS] == list(LEVELS)
+    assert [level(working_set(name, 2, machine), 2, machine) for name in LEVELS] == [
+        name if name != "L3" or machine.l3 else "memory" for name in LEVELS
+    ]
+    bare = replace(machine, l3=0)
+    assert level(working_set("L3", 2, bare), 2, bare) == "memory"
 
 
 def test_a_bandwidth_once_seen_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,3 +100,14 @@ def test_what_an_item_keeps_of_a_fresh_b_fits_the_last_level_cache() -> None:
         cut = cut_of(m, n, k, 1, fresh=True)[1]
         panel = UNIT.grid(n).columns * UNIT.n
         assert cut.item_columns == panel or cut.item_columns * k * 4 <= TARGET.l3 // 2 + panel * k * 4
+
+
+def test_without_l3_items_are_not_cut_for_what_they_pack() -> None:
+    """There B comes from memory for every block of rows anyway, and items of few columns would pack A anew."""
+    bare, product = replace(TARGET, l3=0), Product(1, 4096, 4096, 4096, True, True, False)
+    grid = UNIT.grid(4096)
+    assert blocking(UNIT, grid, product, TARGET, 1).item_columns < 4096
+    assert blocking(UNIT, grid, product, bare, 1).item_columns >= 4096
+    assert blocking(UNIT, grid, replace(product, k=100_000), bare, 1).item_columns < 4096, "memory has an end as well"
+    few = replace(product, m=4)
+    assert slab_rows(UNIT, grid, few, bare) == 16 and slab_rows(UNIT, grid, replace(few, k=8), bare) == 0
