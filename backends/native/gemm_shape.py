@@ -71,11 +71,14 @@ def _packs(call: KernelCall, unit: MatrixUnit, target: Target) -> bool:
 
 
 def _copies(call: KernelCall, unit: MatrixUnit) -> bool:
-    """Whether there is code that copies rows of A as the unit reads them: gathered rows are that anyway."""
+    """Whether there is code that copies rows of A as the unit reads them, or as they are summed, which packed panels
+    are not: gathered rows are that anyway."""
     spec, k = call.spec, call.reads[0].shape[-1]
     assert isinstance(spec, GemmSpec)
-    if spec.window or not unit.in_place:
-        return unit.left != unit.a and not spec.window
+    if spec.window:
+        return False
+    if not unit.in_place:
+        return unit.left != unit.a or (ROW in wanted(spec.epilogue) and spec.a_axis != "row")
     whole = isinstance(k, int) and k % unit.k == 0 and spec.a_axis == "row"
     return unit.left != unit.a or not (whole or reads_any_stride(spec, unit))
 

@@ -84,21 +84,21 @@ def blocks_of_k(unit: MatrixUnit, target: Target, monkeypatch: pytest.MonkeyPatc
     """Resumed from tiles that earlier ones left."""
     use(monkeypatch, unit)
     width = unit.panels(unit.grids[0])[1][0]
-    cut = Blocking(16, 8 * width, 8, 16, 1, True, True)
-    monkeypatch.setattr(gemm, "blocking", lambda *_: cut)
-    for m, n, k in ((9, 25, 50), (17, 30, 48)):
+    for by_slabs, (m, n, k) in ((False, (9, 25, 50)), (True, (17, 30, 48))):
+        cut = Blocking(16, 8 * width, 8, 16, 1, True, True, by_slabs)
+        monkeypatch.setattr(gemm, "blocking", lambda *_, cut=cut: cut)
         a, b = draw((m, k), unit.a), draw((k, n), unit.b)
         operands = PACKED.neutral(unit, m, n)
         assert_same(PACKED.run(unit, a, b, operands, target=target)[0], defined(unit, a, b))
 
 
 def zero_points_from_sums(unit: MatrixUnit, constant: bool, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of bytes, B constant or not."""
+    """Of bytes, B constant or not, then with the columns of A dense."""
     use(monkeypatch, unit)
-    epilogue, kinds = zero_points(unit), (unit.a, unit.b)
-    spec = GemmSpec(*kinds, unit.acc, 0, "row", "row", constant, epilogue, kinds, (BROADCAST, UNIT), (UNIT,))
+    epilogue, kinds, axis = zero_points(unit), (unit.a, unit.b), "row" if constant else "column"
+    spec = GemmSpec(*kinds, unit.acc, 0, axis, "row", constant, epilogue, kinds, (BROADCAST, UNIT), (UNIT,))
     for m, n, k in SHAPES[1:6]:
-        a, b, za, zb = draw((m, k), unit.a), draw((k, n), unit.b), draw((m, 1), unit.a), draw((1, n), unit.b)
+        a, b, za, zb = draw((m, k), unit.a, axis), draw((k, n), unit.b), draw((m, 1), unit.a), draw((1, n), unit.b)
         options = {"operands": [za, zb], "epilogue": epilogue, "constant": constant, "spec": spec, "symbolic": True}
         expected = (a.astype(np.int32) - za) @ (b.astype(np.int32) - zb)
         assert_same(multiply(a, b, depth_known=False, target=target, **options)[0], expected)

@@ -145,10 +145,11 @@ def test_epilogues(unit: MatrixUnit) -> None:
 
 @pytest.mark.parametrize("unit", cases(NAMES, KINDS), indirect=True)
 def test_blocks_of_k_resume(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From tiles that earlier ones left."""
-    cut = Blocking(4 * unit.m, 4 * unit.n, 2 * unit.m, 16, 1, True, True)
-    monkeypatch.setattr(gemm, "blocking", lambda *_: cut)
-    for m, n, k in ((unit.m + 2, 2 * unit.n - 1, 50), (5 * unit.m + 1, 4 * unit.n + 3, 48)):
+    """From tiles that earlier ones left, of one panel or of all."""
+    shapes = ((unit.m + 2, 2 * unit.n - 1, 50), (5 * unit.m + 1, 4 * unit.n + 3, 48))
+    for by_slabs, (m, n, k) in zip((False, True), shapes, strict=True):
+        cut = Blocking(4 * unit.m, 4 * unit.n, 2 * unit.m, 16, 1, True, True, by_slabs)
+        monkeypatch.setattr(gemm, "blocking", lambda *_, cut=cut: cut)
         a, b = draw((m, k), unit.a), draw((k, n), unit.b)
         for form in (PACKED, FRESH):
             operands = form.neutral(unit, m, n)
@@ -172,9 +173,10 @@ def test_cuts_that_tuning_knows_keep_every_panel(unit: MatrixUnit, monkeypatch: 
 def test_zero_points_from_sums(unit: MatrixUnit) -> None:
     epilogue, kinds = zero_points(unit), (unit.a, unit.b)
     for constant in (True, False):
-        spec = GemmSpec(*kinds, unit.acc, 0, "row", "row", constant, epilogue, kinds, (BROADCAST, UNIT), (UNIT,))
+        axis = "row" if constant else "column"  # of A
+        spec = GemmSpec(*kinds, unit.acc, 0, axis, "row", constant, epilogue, kinds, (BROADCAST, UNIT), (UNIT,))
         for m, n, k in shapes(unit)[1:6]:
-            a, b, za, zb = draw((m, k), unit.a), draw((k, n), unit.b), draw((m, 1), unit.a), draw((1, n), unit.b)
+            a, b, za, zb = draw((m, k), unit.a, axis), draw((k, n), unit.b), draw((m, 1), unit.a), draw((1, n), unit.b)
             options = {"operands": [za, zb], "epilogue": epilogue, "constant": constant, "spec": spec, "symbolic": True}
             expected = (a.astype(np.int32) - za) @ (b.astype(np.int32) - zb)
             assert_same(multiply(a, b, depth_known=False, target=target_of(unit), **options)[0], expected)
