@@ -81,7 +81,8 @@ class _Product:
         self.b_bytes = case.n * case.k * unit.b.bytes
         result = kernel.spec.epilogue[0].dtype if kernel.spec.epilogue else unit.acc
         self.c_bytes = case.m * case.n * result.bytes
-        self.block_bytes = min(words["block_rows"], case.m) * case.k * unit.left.bytes
+        self.slabs = -(-case.k // words["slab"]) if case.k else 1
+        self.block_bytes = min(words["block_rows"], case.m) * min(words["slab"], case.k) * unit.left.bytes
         self.panel_bytes = kernel.width * min(words["depth"], max(case.k, 1)) * unit.right.bytes
         self.home = self.limits.level(self.a_bytes + self.b_bytes + self.c_bytes)
 
@@ -132,7 +133,7 @@ class _Product:
         own = micro.rows * unit.m * micro.depth * unit.left.bytes
         beyond = 0.0
         near = self.limits.level(own + self.panel_bytes * micro.panels)
-        if self.counts.panels > self.counts.blocks:  # rows of A meet several panels, the block in between
+        if self.counts.panels > self.counts.blocks * self.slabs:  # rows of A meet several panels, the block in between
             beyond += left * self.limits.late(self.limits.level(self.block_bytes + self.panel_bytes))
         if micro.m < min(self.counts.words["block_rows"], self.case.m):  # a panel meets several rows
             beyond += right * self.limits.late(near)
@@ -230,12 +231,16 @@ class _Product:
     def _streaming(self) -> float:
         """Cycles that what micro-kernels read and write beyond L2 takes at the rate of where it is. Stores read their
         line first."""
-        home, found = self.limits.rate(self.home), self.counts
+        home, found, case, unit = self.limits.rate(self.home), self.counts, self.case, self.unit
+        words = found.words
         stream = 2 * self.c_bytes / home
         if not (found.copied_a or found.packed_a):
             stream += self.a_bytes / home
         if not found.packed_b:
-            stream += self.b_bytes / home if self.case.b != "cold" else self.b_bytes / self.limits.rate("memory")
+            stream += self.b_bytes / home if case.b != "cold" else self.b_bytes / self.limits.rate("memory")
+        waiting = min(words["block_rows"], case.m) * min(words["item_columns"], case.n) * unit.acc.bytes
+        tiles = 2 * case.m * case.n * unit.acc.bytes * (self.slabs - 1)  # left, and resumed
+        stream += tiles / self.limits.rate(self.limits.level(waiting + self.block_bytes + self.panel_bytes))
         again = self.limits.level(self.b_bytes + self.block_bytes)
         return stream + max(0.0, found.passes - 1) * self.b_bytes / self.limits.rate(again)
 

@@ -70,7 +70,8 @@ def counts(kernel: GemmKernel, call: KernelCall, threads: int = 1) -> Counts:
     for m in range(0, words["m"], words["item_rows"]):
         for n in range(0, words["n"], words["item_columns"]):
             walk.item(min(words["item_rows"], words["m"] - m), min(words["item_columns"], words["n"] - n))
-    passes = walk.panels * kernel.width / max(-(-words["n"] // kernel.width) * kernel.width, 1)
+    slabs = -(-max(words["k"], 1) // words["slab"])
+    passes = walk.panels * kernel.width / max(-(-words["n"] // kernel.width) * kernel.width * slabs, 1)
     return Counts(walk.micro, walk.panels, walk.blocks, walk.copied_a, walk.packed_a, walk.packed_b, passes,
                   planned.chunks, words)  # fmt: skip
 

@@ -23,6 +23,7 @@ PACK_CYCLES = 0.25  # per packed element
 READ_CYCLES = 0.02  # per element of A and B that an item passes over
 COLD_CYCLES = 0.1  # per element of an item's first panel, which nothing prefetched
 MOST_PACKED = 64 << 20  # bytes of B that an item packs where no cache bounds them
+MOST_WAITING = 64 << 20  # bytes of tiles that wait for the next K block, about
 NEAR = 0.75  # of L1, for a panel of B and the rows of A it meets
 LEAST_ROWS = 128  # of a block
 STRIP_BLOCKS = 2  # row blocks of a strip of C that is written row by row
@@ -36,7 +37,8 @@ PLACED_BYTES = 512  # of its rows: up to here always
 @dataclass(frozen=True)
 class Blocking:
     """Rows and columns of an item, rows of A per pass over its panels, K block, items a chunk; whether the call packs
-    panels of a fresh B, and keeps them in scratch for the item's later passes."""
+    panels of a fresh B, and keeps them in scratch for the item's later passes; whether a K block passes over all panels
+    before the next, while their tiles wait in scratch, so that of a block of rows only so much of K has to be near."""
 
     item_rows: int
     item_columns: int
@@ -45,6 +47,7 @@ class Blocking:
     items_per_chunk: int
     pack_b: bool
     keeps_b: bool
+    by_slabs: bool = False
 
     def items(self, m: int, n: int, batch: int) -> int:
         """Number of items."""
@@ -101,12 +104,13 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     item_rows, item_columns = best[1], best[2]
     items = batch * -(-m // item_rows) * -(-n // item_columns)
     per_chunk = -(-items // max(1, min(chunks, items)))
-    block_rows = _block_rows(unit, product, target, item_rows, mr, nr)
+    by_slabs = passes_by_slabs(unit, product, target, (min(item_rows, m), min(item_columns, n)), (mr, nr))
+    depth = _depth(unit, product, target, mr, nr, min(item_rows, LEAST_ROWS) if by_slabs else 0)
+    block_rows = _block_rows(unit, depth if by_slabs else product.k, target, item_rows, mr, nr)
     if _is_written_by_rows(unit, product, target, min(item_columns, n)):
         block_rows = min(block_rows, STRIP_BLOCKS * mr)
-    depth = _depth(unit, product, target, mr, nr)
-    keeps_b = pack_b and (block_rows < item_rows or bool(unit.mode)) and not product.decodes
-    return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, pack_b, keeps_b)
+    keeps_b = pack_b and (block_rows < item_rows or bool(unit.mode) or by_slabs) and not product.decodes
+    return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, pack_b, keeps_b, by_slabs)
 
 
 def slab_rows(unit: MatrixUnit, grid: Grid, product: Product, target: Target) -> int:
@@ -131,11 +135,32 @@ def least_shares(unit: MatrixUnit, product: Product, target: Target) -> int:
     return -(-max(product.n, 1) * max(product.k, 1) * unit.right.bytes // most)
 
 
-def _depth(unit: MatrixUnit, product: Product, target: Target, mr: int, nr: int) -> int:
-    """The K block: all of K while a B panel stays in L2 beside the stream of A, else K in equal parts. Decoded panels
-    are read from L1, in which they were made; so are panels that meet several rows and are read too fast for L2."""
+def passes_by_slabs(
+    unit: MatrixUnit, product: Product, target: Target, item: tuple[int, int], grid: tuple[int, int]
+) -> bool:
+    """Whether K blocks go outermost: where packed rows of A meet several panels and L2 does not hold all of their K, of
+    as many rows as make the passes of B cheap. `item` and `grid` in rows and columns."""
+    (rows, columns), (_, nr) = item, grid
+    if unit.in_place or product.decodes or product.segment > 1 or product.groups > 1 or columns <= nr:
+        return False
+    if min(rows, LEAST_ROWS) * columns * unit.acc.bytes > MOST_WAITING:
+        return False
+    return product.k > _held(unit, target, min(rows, LEAST_ROWS), nr)
+
+
+def _held(unit: MatrixUnit, target: Target, rows: int, nr: int) -> int:
+    """How much of K L2 holds of so many rows of A, the panel in use and the next."""
+    return target.l2 * 3 // 4 // (rows * unit.left.bytes + 2 * nr * unit.right.bytes)
+
+
+def _depth(unit: MatrixUnit, product: Product, target: Target, mr: int, nr: int, rows: int) -> int:
+    """The K block: all of K while a B panel stays in L2 beside the stream of A, else K in equal parts; by slabs, while
+    the panel does so beside `rows` rows of A. Decoded panels are read from L1, in which they were made; so are panels
+    that meet several rows and are read too fast for L2."""
     multiple = unit.k * product.segment
     most = int(0.6 * (target.l1 if product.decodes else target.l2)) // (nr * unit.right.bytes)
+    if rows:
+        most = min(most, _held(unit, target, rows, nr))
     if unit.outruns_l2 and product.m > mr:
         most = int(NEAR * target.l1) // (mr * unit.left.bytes + nr * unit.right.bytes)
     most = max(most, multiple)
@@ -150,11 +175,11 @@ def _depth(unit: MatrixUnit, product: Product, target: Target, mr: int, nr: int)
     return -(-product.k // (blocks * multiple)) * multiple
 
 
-def _block_rows(unit: MatrixUnit, product: Product, target: Target, item_rows: int, mr: int, nr: int) -> int:
-    """Rows of A walked for every panel of B: equal parts of an item that L2 holds beside two panels, but enough of
-    them that B, which passes once for each block, costs little bandwidth."""
-    panels = 2 * min(nr * product.k * unit.right.bytes, target.l2 // 4)  # the one in use and the next
-    rows = (target.l2 * 3 // 4 - panels) // max(product.k * unit.left.bytes, 1)
+def _block_rows(unit: MatrixUnit, k: int, target: Target, item_rows: int, mr: int, nr: int) -> int:
+    """Rows of A walked for every panel of B: equal parts of an item that L2 holds, with that much of K, beside two
+    panels, but enough of them that B, which passes once for each block, costs little bandwidth."""
+    panels = 2 * min(nr * k * unit.right.bytes, target.l2 // 4)  # the one in use and the next
+    rows = (target.l2 * 3 // 4 - panels) // max(k * unit.left.bytes, 1)
     most = max(rows // mr, LEAST_ROWS // mr, 1) * mr
     return share(item_rows, -(-item_rows // most), mr)
 

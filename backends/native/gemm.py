@@ -145,20 +145,21 @@ class GemmKernel:
         copies, cuts = self._copied(a, k, size)
         packs = self.shape.packs_a and (not unit.in_place or deserves_packing(m, n, k * spec.a.bytes, self.target))
         pitch = self._pitch(k) if spec.window or copies else self._pitch(1) if cuts else 0
-        parts = self._scratch(cut, k, segment, pitch, packs, bool(slab))
+        by_slabs = bool(slab) or (cut.by_slabs and cut.depth < k)
+        parts = self._scratch(cut, k, segment, pitch, packs, by_slabs)
         tile, packed_b, gathered, packed_a, row_sums, _ = parts
         header = {
             "items": items, "items_per_chunk": cut.items_per_chunk,
             "m_items": -(-m // cut.item_rows), "n_items": -(-n // cut.item_columns),
             "item_rows": cut.item_rows, "item_columns": cut.item_columns, "block_rows": cut.block_rows,
-            "m": m, "n": n, "k": k, "depth": cut.depth, "slab": slab or max(k, 1),
+            "m": m, "n": n, "k": k, "depth": cut.depth, "slab": cut.depth if by_slabs else max(k, 1),
             "ahead": self.width * spec.b.bytes * (SLAB_PANELS if slab else 1), "pack_b": int(cut.pack_b),
             "b_offset": tile, "b_step": self._panel_bytes(k) if cut.keeps_b else 0,
             "k_step": 0 if slab else self.width * unit.right.bytes,
             "copy_a": int(copies), "end_a": int(cuts), "pack_a": int(packs),
             "rows_offset": tile + packed_b, "pitch": self._pitch(k), "a_offset": tile + packed_b + gathered,
             "tile_step": self.width * unit.acc.bytes if cut.depth < k else 0,
-            "panel_step": self.width * unit.acc.bytes * self.shape.grid.rows * unit.m if slab else 0,
+            "panel_step": self.width * unit.acc.bytes * self._waiting_rows(cut, k) if by_slabs else 0,
             "total": tile // 2 if self._in_chunks(k) else 0, "segment": segment,
             "row_sums": tile + packed_b + gathered + packed_a,
             "column_sums": tile + packed_b + gathered + packed_a + row_sums,
@@ -199,6 +200,10 @@ class GemmKernel:
         """Whether chains are cut, so that tiles of totals lie behind those of chains."""
         return self.spec.acc.is_float and k > PRODUCT_CHUNK
 
+    def _waiting_rows(self, cut: Blocking, k: int) -> int:
+        """Rows whose tiles wait in scratch."""
+        return max(self.shape.grid.rows * self.matrix_unit.m, cut.block_rows if cut.depth < k else 0)
+
     def _pitch(self, k: int) -> int:
         """Bytes from row to row of A in scratch."""
         return -(-k // self.matrix_unit.k) * self.matrix_unit.k * self.matrix_unit.left.bytes
@@ -207,7 +212,7 @@ class GemmKernel:
         """Bytes for tiles, for packed panels of fresh B, for rows of A gathered or copied, `pitch` each, or their
         addresses, for packed panels of A or a row of padding, for sums of rows, for sums of columns."""
         unit, grid = self.matrix_unit, self.shape.grid
-        rows = max(grid.rows * unit.m, cut.block_rows if cut.depth < k else 0)
+        rows = self._waiting_rows(cut, k)
         coded = self.coding is not None
         few = (count * panels_beside(grid, count, coded) * self.width for count in self.shape.few)
         rows *= -(-cut.item_columns // self.width) if in_slabs else 1

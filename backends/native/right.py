@@ -63,7 +63,8 @@ class RightOperand:
         step = builder.udiv(I64(self.width * unit.k * unit.right.bytes), row_blocks)
         if not context.spec.constant_b:
             self.is_stale = builder.or_(is_first, builder.icmp_signed("==", context.word["b_step"], I64(0)))
-            self.in_slabs = builder.icmp_signed("<", context.word["slab"], context.word["k"])
+            by_slabs = builder.icmp_signed("<", context.word["slab"], context.word["k"])
+            self.in_slabs = builder.and_(by_slabs, builder.icmp_signed("==", context.word["k_step"], I64(0)))
             step = builder.select(self.is_stale, I64(0), step)
             step = builder.select(self.in_slabs, builder.mul(self.k_stride, I64(unit.k)), step)
             context.frame.set("b_k", self.k_stride)  # the last panel of the block before may have been packed
@@ -137,7 +138,10 @@ class RightOperand:
         """Where the micro-kernel of row block number `block` begins to prefetch: a panel ahead, to share that out; if
         it is the only one, some lines ahead."""
         builder = self.context.builder
+        word = self.context.word
+        whole = self.panel_bytes if self.context.spec.constant_b else word["b_step"]
         ahead = builder.mul(depth, I64(self.width * self.context.unit.right.bytes))
+        ahead = builder.select(builder.icmp_signed("<", word["slab"], word["k"]), whole, ahead)
         ahead = builder.select(self.once, smaller(builder, ahead, I64(AHEAD)), ahead)
         following = move(builder, panel, ahead)
         if not self.context.spec.constant_b:

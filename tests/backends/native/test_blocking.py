@@ -10,6 +10,7 @@ from backends.native.blocking import Product, blocking, slab_rows
 from backends.native.target import named
 from backends.native.units import select
 from compiler import dtypes
+from compiler.canonical import PRODUCT_CHUNK
 
 TARGET = replace(named("x86-64-v4"), l1=48 << 10, l2=1 << 20, l3=16 << 20)
 UNIT = select(TARGET, *[dtypes.float32] * 3)[0]
@@ -111,3 +112,24 @@ def test_without_l3_items_are_not_cut_for_what_they_pack() -> None:
     assert blocking(UNIT, grid, replace(product, k=100_000), bare, 1).item_columns < 4096, "memory has an end as well"
     few = replace(product, m=4)
     assert slab_rows(UNIT, grid, few, bare) == 16 and slab_rows(UNIT, grid, replace(few, k=8), bare) == 0
+
+
+def test_k_goes_outermost_where_l2_holds_no_block_of_packed_rows() -> None:
+    """Of a unit that packs A: K blocks for L2, over all panels, instead of few rows or rows from memory."""
+    machine = replace(named("armv9-sme"), l1=32 << 10, l2=768 << 10, l3=0)
+    for dtype, k in ((dtypes.float64, 1024), (dtypes.float32, 4096), (dtypes.bfloat16, 4096)):
+        acc = dtype if dtype != dtypes.bfloat16 else dtypes.float32
+        unit = select(machine, dtype, dtype, acc, tiles=True)[0]
+        grid = unit.grid(4096)
+        product = Product(1, 4096, 4096, k, False, True, False)
+        cut, panel = blocking(unit, grid, product, machine, 1), grid.columns * unit.n
+        assert cut.by_slabs and cut.depth < k and cut.depth % unit.k == 0 and cut.block_rows >= 128
+        size = cut.depth * (cut.block_rows * unit.left.bytes + 2 * panel * unit.right.bytes)
+        assert machine.l2 // 2 < size <= machine.l2 * 3 // 4
+        for other in (replace(product, k=128), replace(product, n=panel), replace(product, n=1 << 20)):
+            assert not blocking(unit, grid, other, machine, 1).by_slabs
+        long = blocking(unit, grid, replace(product, k=10_000), machine, 1)
+        assert long.by_slabs and PRODUCT_CHUNK % long.depth == 0
+        fresh = blocking(unit, grid, replace(product, fresh_b=True), machine, 1)
+        assert fresh.by_slabs and fresh.keeps_b
+    assert not blocking(UNIT, UNIT.grid(4096), Product(1, 4096, 4096, 4096, True, False, False), TARGET, 1).by_slabs

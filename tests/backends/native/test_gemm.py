@@ -259,6 +259,7 @@ def _cuts() -> list[Blocking]:
         Blocking(8, 48, 8, 1000, 1, True, False), Blocking(64, 96, 16, 7, 2, True, True),
         Blocking(16, 144, 16, 16, 100, False, False), Blocking(1000, 1008, 8, 64, 1, False, False),
         Blocking(1000, 1008, 24, 33, 1, True, True), Blocking(1000, 1008, 24, 33, 1, True, False),
+        Blocking(32, 1008, 24, 16, 1, True, True, True),
     ]  # fmt: skip
 
 

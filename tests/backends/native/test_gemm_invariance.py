@@ -28,8 +28,9 @@ def a_cut(unit: MatrixUnit, rng: np.random.Generator, m: int, k: int) -> Blockin
     # Panels are kept only while all of an item's rows go over them one block after the other.
     item_rows = rows * height
     return Blocking(
-        item_rows, columns * panel, min(block * height, item_rows), depth, int(rng.integers(1, 4)), True, keeps
-    )
+        item_rows, columns * panel, min(block * height, item_rows), depth, int(rng.integers(1, 4)), True, keeps,
+        bool(rng.integers(2)),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("unit", FAMILIES, ids=name_of)

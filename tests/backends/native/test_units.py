@@ -75,7 +75,7 @@ def test_selection_takes_the_first_that_runs_and_says_why_not_others() -> None:
     kinds = [dtypes.float32] * 3
     machines = {
         "x86-64-v4": ("avx512_float32", ""), "x86-64-v3": ("avx2_float32", "avx512 needs avx512f"),
-        "aarch64": ("neon_float32", "sme needs sme"),  # nothing of units of other architectures
+        "aarch64": ("neon_float32", "sme2 needs sme, sme2; sme needs sme"),  # nothing of units of other architectures
     }  # fmt: skip
     for machine, expected in machines.items():
         unit, reason = units.select(named(machine), *kinds)
@@ -106,10 +106,10 @@ def test_odd_panels_through_the_whole_driver(
         operands = (np.asarray(a, order=order), np.asarray(b, order=order))
         options = {"operands": [bias], "epilogue": (value,), "constant": constant, "symbolic": True}
         assert_same(multiply(*operands, **options)[0], expected)
-        cut = Blocking(6, 10, 6, 2, 1, True, not constant)
-        with monkeypatch.context() as context:
-            context.setattr(gemm, "blocking", lambda *_, cut=cut: cut)
-            assert_same(multiply(*operands, **options)[0], expected)
+        for cut in (Blocking(6, 10, 6, 2, 1, True, not constant), Blocking(9, 20, 6, 2, 1, True, not constant, True)):
+            with monkeypatch.context() as context:
+                context.setattr(gemm, "blocking", lambda *_, cut=cut: cut)
+                assert_same(multiply(*operands, **options)[0], expected)
 
 
 def test_odd_panels_gather_windows(fake: MatrixUnit) -> None:
