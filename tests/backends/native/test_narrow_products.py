@@ -120,7 +120,4 @@ def test_denormals_of_pairs_are_taken_and_given_as_the_unit_says(monkeypatch: py
         use(monkeypatch, unit)
         a = np.array([[tiny, 1, 2.0**-70, tiny]], ml_dtypes.bfloat16)
         b = np.array([[1], [tiny], [2.0**-64], [2.0**8]], ml_dtypes.bfloat16)
-        expected = np.zeros((1, 1), np.float32)
-        for k in (0, 2):
-            expected = unit.emulate(expected, a[:, k : k + 2], b[k : k + 2])
-        assert_same(multiply(a, b, constant=True)[0], expected)
+        assert_same(multiply(a, b, constant=True)[0], defined(unit, a, b))
