@@ -3,7 +3,7 @@
 Where a machine multiplies tiles beside everything else it does, a micro-kernel leaves its tiles in scratch and notes
 them in the frame. The next one works on them between runs of k-steps: what reorders instructions then has products to
 make while rows are finished, as Intel advises ("Intel 64 and IA-32 Architectures Optimization Reference Manual",
-chapter on AMX). What is left when it has multiplied it finishes before it leaves its own.
+chapter on matrix extensions). What is left when it has multiplied it finishes before it leaves its own.
 """
 
 from __future__ import annotations
