@@ -156,6 +156,23 @@ def test_blocks_of_k_resume(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -
             assert_same(form.run(unit, a, b, operands, target=target_of(unit))[0], defined(unit, a, b))
 
 
+@pytest.mark.parametrize("unit", cases(NAMES, ("float32",)), indirect=True)
+@pytest.mark.parametrize("form", [PACKED, TRANSPOSED], ids=str)
+def test_k_goes_outermost_where_l2_is_small(unit: MatrixUnit, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also beyond a chain of products."""
+    target, cuts = replace(target_of(unit), l2=16 << 10, l3=0), []
+
+    def noted(*product: object) -> Blocking:
+        cuts.append(blocking(*product))
+        return cuts[-1]
+
+    monkeypatch.setattr(gemm, "blocking", noted)
+    for m, n, k in ((5 * unit.m + 1, 4 * unit.n + 3, 300), (unit.m, 4 * unit.n + 3, 8300)):
+        a, b = draw((m, k), unit.a, form.a), draw((k, n), unit.b, form.b)
+        assert_same(form.run(unit, a, b, form.neutral(unit, m, n), target=target)[0], defined(unit, a, b))
+    assert all(cut.by_slabs for cut in cuts) and {cut.depth < 300 for cut in cuts} == {True}
+
+
 @pytest.mark.parametrize("unit", cases(FLOATS[:1], FLOATS[:1]), indirect=True)
 def test_cuts_that_tuning_knows_keep_every_panel(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where one block of rows is all there is: none is packed once the mode is entered."""
