@@ -43,7 +43,7 @@ class LeftOperand:
             self.sums = define_row_sums(context.module, f"{context.name}_row_sums", unit)
         if shape.packs_a:
             axis = "k" if spec.window or shape.copies_a else {"row": "k", "column": "x"}.get(spec.a_axis, "")
-            panel = Panel(unit.left, self.height, self.depth, unit.packing_lanes, unit.k)
+            panel = Panel(unit.left, self.height, self.depth, unit.packing_lanes, unit.k, unit.zips)
             self.packer = define_panel_packer(context.module, f"{context.name}_pack_a", panel, axis)
 
     def begin(self, filler: ir.Value | None) -> None:

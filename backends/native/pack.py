@@ -6,16 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 from llvmlite import ir
 
 from backends.native.frame import move
+from backends.native.interleave import by_shifts, by_zips, transpose
 from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import counted_loop, smaller
 from backends.native.memory import aligned_zeros
 from backends.native.prefetch import CACHE_LINE, prefetch_line
-from backends.native.vectors import I32, constant, llvm_type, load_vector, splat, tail_mask
+from backends.native.vectors import constant, llvm_type, load_vector, splat, tail_mask
 from compiler.dtypes import DType, named
 
 FURTHER = 512  # bytes to prefetch ahead along K where that is dense
@@ -53,14 +55,15 @@ def _blocks(k: int, depth: int, multiple: int) -> int:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel's element type, (W, D), the vector lanes to pack it with, and what K is rounded up to if that is more
-    than D: a number of D."""
+    """A panel's element type, (W, D), the vector lanes to pack it with, what K is rounded up to if that is more than D:
+    a number of D, and the bytes of registers whose halves one instruction interleaves, 0 where that takes more."""
 
     dtype: DType
     width: int
     depth: int
     lanes: int
     multiple: int = 1
+    zips: int = 0
 
     @property
     def bytes(self) -> int:
@@ -101,6 +104,9 @@ class PanelPacker:
         self.builder, self.dtype, self.width, self.depth = builder, panel.dtype, panel.width, panel.depth
         self.bits = named(f"uint{8 * panel.dtype.bytes}")
         self.lanes, self.whole = min(panel.lanes, panel.width), max(panel.depth, panel.multiple)
+        # A register of elements, or as much of one as there is in a panel a whole number of times.
+        self.zips = panel.zips if panel.depth > 1 and panel.depth & (panel.depth - 1) == 0 else 0
+        self.row_lanes = gcd(panel.zips // panel.dtype.bytes, panel.width) if self.zips else self.lanes
         self.source, self.x_stride, self.k_stride, self.xs, self.ks, self.panel, *ahead = arguments
         self.ahead = ahead[0] if ahead else None
         self.group = ir.IntType(8 * panel.depth * panel.dtype.bytes)
@@ -109,8 +115,8 @@ class PanelPacker:
     def rows(self) -> None:
         """x has unit stride: a row of vectors for each k, D of them interleaved."""
         builder, depth = self.builder, self.depth
-        starts = range(0, self.width, self.lanes)
-        masks = [tail_mask(builder, self._above_zero(builder.sub(self.xs, I64(x))), self.lanes) for x in starts]
+        starts, lanes = range(0, self.width, self.row_lanes), self.row_lanes
+        masks = [tail_mask(builder, self._above_zero(builder.sub(self.xs, I64(x))), lanes) for x in starts]
         rest = builder.urem(self.ks, I64(depth))
         whole = builder.sub(self.ks, rest)
 
@@ -136,7 +142,7 @@ class PanelPacker:
             for x, mask in zip(starts, masks, strict=True):
                 loaded = []
                 for d in range(depth):
-                    there = splat(builder, builder.icmp_signed(">", rest, I64(d)), self.lanes)
+                    there = splat(builder, builder.icmp_signed(">", rest, I64(d)), lanes)
                     loaded.append(self._row_of_x(x, builder.add(whole, I64(d)), builder.and_(mask, there)))
                 self._store(self._interleaved(loaded), self._group_of(whole), I64(x))
 
@@ -150,14 +156,9 @@ class PanelPacker:
 
     def _interleaved(self, rows: Sequence[ir.Value]) -> ir.Value:
         """Rows of a group as one vector of groups."""
-        builder, kind = self.builder, ir.VectorType(self.group, self.lanes)
-        if len(rows) == 1:
-            return rows[0]
-        joined = builder.zext(rows[0], kind)
-        for d, row in enumerate(rows[1:], 1):
-            moved = builder.shl(builder.zext(row, kind), constant(kind, d * self.bits.bits))
-            joined = builder.or_(joined, moved)
-        return joined
+        if self.zips:
+            return by_zips(self.builder, rows, self.group, self.zips)
+        return by_shifts(self.builder, rows, self.group)
 
     def transposed(self) -> None:
         """k has unit stride: square blocks of groups are transposed in registers."""
@@ -241,7 +242,7 @@ class PanelPacker:
     def _row_of_x(self, x: int, k: ir.Value, mask: ir.Value | None) -> ir.Value:
         source = move(self.builder, self.source, self.builder.mul(k, self.k_stride))
         address = self._typed(move(self.builder, source, I64(x * self.dtype.bytes)))
-        return load_vector(self.builder, address, self.bits, self.lanes, mask)
+        return load_vector(self.builder, address, self.bits, self.row_lanes, mask)
 
     def _row_of_k(self, x: ir.Value, k: ir.Value, mask: ir.Value | None, full: bool) -> ir.Value:
         builder, kind = self.builder, ir.VectorType(self.group, self.lanes)
@@ -272,24 +273,3 @@ class PanelPacker:
 
     def _above_zero(self, value: ir.Value) -> ir.Value:
         return self.builder.select(self.builder.icmp_signed(">", value, I64(0)), value, I64(0))
-
-
-def transpose(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> list[ir.Value]:
-    """The columns of a square matrix of vectors (a power of two): log2 rounds of swapping halves between row pairs."""
-    lanes = len(rows)
-    current, half = list(rows), lanes // 2
-    while half:
-        low = [i if not i & half else i - half + lanes for i in range(lanes)]
-        high = [i + half if not i & half else i + lanes for i in range(lanes)]
-        following = list(current)
-        for i in range(lanes):
-            if not i & half:
-                pair = current[i], current[i + half]
-                following[i] = builder.shuffle_vector(*pair, _shuffle(low))
-                following[i + half] = builder.shuffle_vector(*pair, _shuffle(high))
-        current, half = following, half // 2
-    return current
-
-
-def _shuffle(lanes: Sequence[int]) -> ir.Constant:
-    return ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))

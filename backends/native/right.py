@@ -28,7 +28,7 @@ class RightOperand:
         self.width, self.depth = unit.panels(context.shape.grid)[1]
         if not spec.constant_b:
             axis = {"row": "x", "column": "k"}.get(spec.b_axis, "")
-            panel = Panel(spec.b, self.width, self.depth, unit.packing_lanes, unit.k)
+            panel = Panel(spec.b, self.width, self.depth, unit.packing_lanes, unit.k, unit.zips)
             self.packer = define_panel_packer(context.module, f"{context.name}_pack_b", panel, axis, True, unit.packing)
             if sums:
                 self.summer = define_column_sums(context.module, f"{context.name}_column_sums", unit, self.width)

@@ -277,6 +277,12 @@ class MatrixUnit(ABC):
         """Groups of elements along K that a register holds where panels are packed."""
         return self.n
 
+    @property
+    def zips(self) -> int:
+        """Bytes of a register where panels are packed, if one instruction interleaves halves of two; else 0: wider ones
+        of x86 do so within each 16 bytes only, and moving elements to their place in wider lanes takes fewer."""
+        return self.packing_lanes * self.acc.bytes if self.architecture == "aarch64" else 0
+
     @abstractmethod
     def row(self, builder: ir.IRBuilder, acc: ir.Value | int, row: int | ir.Value) -> ir.Value:
         """Row `row` of an accumulator as a vector of n; an i64 only where `gives_rows`."""

@@ -18,7 +18,9 @@ from tests.backends.native.pages import at_page_end
 RNG = np.random.default_rng(3)
 PANELS = (Panel(dtypes.float32, 32, 1, 16), Panel(dtypes.float64, 8, 1, 8), Panel(dtypes.float32, 8, 1, 16),
           Panel(dtypes.float32, 10, 2, 5), Panel(dtypes.float32, 6, 1, 4), Panel(dtypes.float16, 32, 2, 16, 32),
-          Panel(dtypes.float16, 16, 4, 16, 8), Panel(dtypes.float32, 6, 2, 4, 8))  # fmt: skip
+          Panel(dtypes.float16, 16, 4, 16, 8), Panel(dtypes.float32, 6, 2, 4, 8),
+          Panel(dtypes.int8, 32, 4, 4, 4, 16), Panel(dtypes.int8, 12, 8, 4, 8, 16), Panel(dtypes.int8, 24, 8, 8, 8, 32),
+          Panel(dtypes.float16, 12, 4, 4, 4, 16), Panel(dtypes.float16, 32, 2, 4, 2, 16))  # fmt: skip
 ARGUMENTS = [ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]
 
 
