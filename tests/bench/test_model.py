@@ -117,10 +117,37 @@ def test_cores_share_what_is_shared() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_outer_products_at_512_bits_reach_ninety_percent(dtype: str, central: Callable[[str, str], Prediction]) -> None:
-    """On LX2's figures, packing of A counted."""
+    """On LX2's figures, packing of A counted; with all cores busy and in larger products as well."""
     found = central("lx2", dtype)
     assert found.parts["packing"] > 0
     assert found.fraction >= 0.9
+    machine, large = lx2(), Case(4096, 4096, 4096, dtype=dtype)
+    assert predict(machine, found.case, machine.cores).fraction >= (0.9 if dtype != "int8" else 0.895)
+    assert predict(machine, large, machine.cores).fraction >= 0.95
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("machine", "size", "least"), [("apple-m4", 1024, 0.91), ("lx2", 1024, 0.88), ("lx2", 4096, 0.94)]
+)
+def test_outer_products_keep_most_of_it_where_the_call_packs_b(
+    machine: str, size: int, least: float, dtype: str
+) -> None:
+    """All columns in one item without L3, so that A is packed once."""
+    found = predict(MACHINES[machine](), Case(size, size, size, "row", dtype=dtype))
+    assert found.fraction >= least
+    assert found.counts.words["item_columns"] * size * found.kernel.matrix_unit.b.bytes >= min(64 << 20, size * size)
+
+
+def test_blocks_of_k_are_passes_over_what_waits() -> None:
+    """Tiles that wait are traffic, B passes once for each block of rows whatever K is cut into."""
+    machine, case = lx2(), Case(1024, 1024, 1024, dtype="float64")
+    found = predict(machine, case, machine.cores)
+    words = found.counts.words
+    assert words["slab"] == words["depth"] < 1024
+    assert found.counts.passes == -(-1024 // words["block_rows"])
+    slower = replace(machine, bandwidth=machine.bandwidth / 2)
+    assert predict(slower, case, machine.cores).loss == "bandwidth"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
