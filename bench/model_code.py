@@ -8,6 +8,7 @@ way are counted by themselves.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -121,6 +122,17 @@ def finishes(block: Block) -> bool:
     """Whether it is on the way to results that a micro-kernel finishes itself: there it asks for their lines, or takes
     rows out of tiles."""
     return any(re.match(r"prefetchw|prfm\tpst|mova?\tz\d+\.\w, p\d+/m, za", line) for line in block.lines)
+
+
+def resumes(block: Block) -> bool:
+    """Whether it takes rows back into tiles that waited in memory."""
+    return any(re.match(r"ld1[wd]\t\{ ?za", line) for line in block.lines)
+
+
+def tile_rows(lines: Iterable[str]) -> int:
+    """How many rows of each tile instructions move, at least 1."""
+    named = Counter(name for line in lines for name in re.findall(r"za\d+h", line))
+    return max(named.values(), default=1)
 
 
 @dataclass(frozen=True)

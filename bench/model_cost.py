@@ -19,7 +19,7 @@ from backends.native.epilogue import ROWS_TOGETHER
 from backends.native.gemm import GemmKernel
 from backends.native.target import Target
 from bench.gemm_kernels import Case, call_of
-from bench.model_code import Function, Loop, Mix, Visit, emitted, finishes, mix_of
+from bench.model_code import Function, Loop, Mix, Visit, emitted, finishes, mix_of, resumes, tile_rows
 from bench.model_counts import Counts, Micro, counts
 from bench.model_limits import Limits
 from bench.model_machines import Machine
@@ -191,11 +191,12 @@ class _Product:
         """What a micro-kernel does besides its steps."""
         unit = self.unit
         function, loop = self._micro(micro)
-        visits = [_at(function, loop), *([finishes] if micro.direct else [])]
+        visits = [_at(function, loop), *([finishes] if micro.direct else []), *([resumes] if micro.resumes else [])]
         mix, loops = function.once(None, visits)
         for other in loops:  # what else there is in loops are rows of tiles
-            mix += mix_of(function.lines(other), function.streaming) * (0 if loop.body <= other.body else unit.m)
-        if micro.resumes:
+            lines, passes = function.lines(other), 0.0 if loop.body <= other.body else unit.m
+            mix += mix_of(lines, function.streaming) * (passes / tile_rows(lines))
+        if micro.resumes and not unit.gives_rows:  # whole tiles, by a load each
             size = micro.rows * micro.columns * unit.m * unit.n * unit.acc.bytes
             mix += Mix(load_bytes=size)
         return mix

@@ -74,11 +74,11 @@ COUNTED = replace(INSTANT, issue=1)
 TYPES = ("float32", "float64", "bfloat16", "int8")
 
 
-def instructions(case: Case) -> float:
+def instructions(case: Case, target: Target) -> float:
     """All instructions of a call: what it takes a machine that does one a cycle and everything else in no time."""
     machine = replace(
-        MACHINES["lx2"](), inside=COUNTED, outside=COUNTED, l2_bytes=float("inf"), core_bandwidth=float("inf"),
-        bandwidth=float("inf"), latency=0, enter=0, products=dict.fromkeys(TYPES, 0.0),
+        MACHINES["lx2"](), target=target, inside=COUNTED, outside=COUNTED, l2_bytes=float("inf"),
+        core_bandwidth=float("inf"), bandwidth=float("inf"), latency=0, enter=0, products=dict.fromkeys(TYPES, 0.0),
     )  # fmt: skip
     return predict(machine, case).cycles
 
@@ -101,17 +101,30 @@ ARM = (
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", TYPES)
 def test_outer_products_execute_what_the_model_counts(dtype: str, counting: CountingProcessor) -> None:
-    target = MACHINES["lx2"]().target
     for m, n, k, b, tolerance in ARM:
-        case = Case(m, n, k, b, dtype=dtype)
-        call = call_of(case)
-        kernel = gemm.select(call, target)
-        memory = {view.buffer: np.ones(view.shape, view.dtype.numpy) for view in (*call.reads, *call.writes)}
-        memory["b"] = np.ones((n, k), memory["b"].dtype).T if b == "column" else memory["b"]
-        memory["b"] = kernel.pack(call, 1, memory["b"]) if kernel.spec.constant_b else memory["b"]
-        counting.execute(kernel, target, kernel.arguments(call, int, 1), memory)
-        executed, found = counting.executed(), counts(kernel, call)
-        assert executed["outer product"] == found.products(kernel.matrix_unit.k)
-        assert executed["mode switch"] == 4 * found.blocks
-        assert executed["zero"] == tile_instructions(kernel, found)["clearings"]
-        assert instructions(case) == pytest.approx(executed.total(), rel=tolerance), case
+        check_outer_products(Case(m, n, k, b, dtype=dtype), MACHINES["lx2"]().target, counting, tolerance)
+
+
+@pytest.mark.slow
+def test_blocks_of_k_over_all_panels_are_counted(counting: CountingProcessor) -> None:
+    target = replace(MACHINES["lx2"]().target, l2=16 << 10)
+    for b in ("constant", "row"):
+        case = Case(64, 96, 128, b)
+        words = counts(gemm.select(call_of(case), target), call_of(case)).words
+        assert words["slab"] == words["depth"] < case.k
+        check_outer_products(case, target, counting, 0.1)
+
+
+def check_outer_products(case: Case, target: Target, counting: CountingProcessor, tolerance: float) -> None:
+    """What is executed is what is counted, and all instructions as many as predicted but for `tolerance`."""
+    call = call_of(case)
+    kernel = gemm.select(call, target)
+    memory = {view.buffer: np.ones(view.shape, view.dtype.numpy) for view in (*call.reads, *call.writes)}
+    memory["b"] = np.ones((case.n, case.k), memory["b"].dtype).T if case.b == "column" else memory["b"]
+    memory["b"] = kernel.pack(call, 1, memory["b"]) if kernel.spec.constant_b else memory["b"]
+    counting.execute(kernel, target, kernel.arguments(call, int, 1), memory)
+    executed, found = counting.executed(), counts(kernel, call)
+    assert executed["outer product"] == found.products(kernel.matrix_unit.k)
+    assert executed["mode switch"] == 4 * found.blocks
+    assert executed["zero"] == tile_instructions(kernel, found)["clearings"]
+    assert instructions(case, target) == pytest.approx(executed.total(), rel=tolerance), case

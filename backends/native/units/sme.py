@@ -181,14 +181,16 @@ class OuterProductUnit(MatrixUnit):
         """Every row of a tile from or to memory."""
         every = ir.Constant(Scalable(I1, 16 // self.acc.bytes), True)
         size = {4: "w", 8: "d"}[self.acc.bytes]
+        together = 16 // self.acc.bytes  # rows whose number the instruction adds to a register's
 
-        def one(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            there = builder.gep(pointer, [builder.mul(i, I64(row_stride))])
-            operands = [every, there, I32(tile), builder.trunc(i, I32)]
-            call(builder, f"llvm.aarch64.sme.{name}{size}.horiz", VOID, operands)
+        def some(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            there, first = builder.gep(pointer, [builder.mul(i, I64(row_stride))]), builder.trunc(i, I32)
+            for row in range(together):
+                operands = [every, builder.gep(there, [I64(row * row_stride)]), I32(tile), builder.add(first, I32(row))]
+                call(builder, f"llvm.aarch64.sme.{name}{size}.horiz", VOID, operands)
             return []
 
-        counted_loop(builder, I64(0), I64(self.m), I64(1), [], one)
+        counted_loop(builder, I64(0), I64(self.m), I64(together), [], some)
 
 
 _SIGNS = {("int", "int"): "smopa", ("uint", "uint"): "umopa", ("int", "uint"): "sumopa", ("uint", "int"): "usmopa"}
