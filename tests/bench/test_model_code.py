@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.model_code import Function, Mix, functions, mix_of
+from bench.model_code import Function, Mix, functions, mix_of, resumes, tile_rows
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,15 @@ from bench.model_code import Function, Mix, functions, mix_of
 )
 def test_instructions_by_kind(line: str, expected: Mix) -> None:
     assert mix_of([line], 64) == expected
+
+
+def test_rows_of_tiles_are_counted_by_tile() -> None:
+    two = ["ld1w\t{za0h.s[w12, 0]}, p0/z, [x8]", "ld1w\t{za0h.s[w12, 1]}, p0/z, [x8, x9, lsl #2]"]
+    assert tile_rows(two) == 2
+    assert tile_rows(["mov\tz0.s, p0/m, za0h.s[w12, 0]", "mov\tz0.s, p0/m, za1h.s[w12, 0]"]) == 1
+    assert tile_rows(["fmopa\tza0.s, p1/m, p1/m, z2.s, z0.s"]) == 1
+    blocks = functions("f:\n\tld1d\t{za1h.d[w12, 0]}, p0/z, [x9]\n\tret\n.Lfunc_end0:\n")["f"].blocks
+    assert resumes(blocks[0])
 
 
 def test_paths_go_by_what_is_asked_for() -> None:
