@@ -109,8 +109,14 @@ def blocking(unit: MatrixUnit, grid: Grid, product: Product, target: Target, thr
     block_rows = _block_rows(unit, depth if by_slabs else product.k, target, item_rows, mr, nr)
     if _is_written_by_rows(unit, product, target, min(item_columns, n)):
         block_rows = min(block_rows, STRIP_BLOCKS * mr)
-    keeps_b = pack_b and (block_rows < item_rows or bool(unit.mode) or by_slabs) and not product.decodes
+    keeps_b = pack_b and keeps_panels(unit, product, block_rows < item_rows, by_slabs)
     return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, pack_b, keeps_b, by_slabs)
+
+
+def keeps_panels(unit: MatrixUnit, product: Product, again: bool, by_slabs: bool) -> bool:
+    """Whether packed panels of a fresh B stay in scratch: rows that come later meet them `again`, or all are packed
+    first, because slabs pass over all, or before a mode is entered. Decoded ones are made anew."""
+    return (again or bool(unit.mode) or by_slabs) and not product.decodes
 
 
 def slab_rows(unit: MatrixUnit, grid: Grid, product: Product, target: Target) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields, replace
 
-from backends.native.blocking import Blocking, Product, least_shares, must_pack, passes_by_slabs, share
+from backends.native.blocking import Blocking, Product, keeps_panels, least_shares, must_pack, passes_by_slabs, share
 from backends.native.target import Target
 from backends.native.units import Grid, MatrixUnit
 from compiler.canonical import PRODUCT_CHUNK
@@ -82,8 +82,7 @@ class Problem:
         depth = self._depth(choice.parts)
         item = min(item_rows, m), min(item_columns, n)
         by_slabs = passes_by_slabs(self.unit, product, self.target, item, (mr, nr))
-        # Before a mode is entered all are packed.
-        keeps = packs and (block_rows < item_rows or bool(self.unit.mode) or by_slabs)
+        keeps = packs and keeps_panels(self.unit, product, block_rows < item_rows, by_slabs)
         return Blocking(item_rows, item_columns, block_rows, depth, per_chunk, packs, keeps, by_slabs)
 
     def neighbours(self, choice: Choice) -> list[Choice]:
