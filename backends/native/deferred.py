@@ -17,7 +17,7 @@ from backends.native.frame import FRAME, Frame, move
 from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import Values, counted_loop, smaller
 
-RUN = 4  # k-steps between rows that are finished: a tenth of what waits to be multiplied in a machine's window
+RUN = 2  # k-steps between rows that are finished: what stands between two runs has to fit a machine's window
 Steps = Callable[[ir.Value, ir.Value, Values], Values]
 _NOTED = ("late_tile", "late_pitch", "late_rows", "late_columns", "late_m", "late_n")
 
