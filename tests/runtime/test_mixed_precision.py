@@ -291,7 +291,7 @@ def test_ranges_are_finite_and_in_order(ends: tuple[Any, Any]) -> None:
 
 def test_unknown_words_are_refused() -> None:
     for make in (lambda: Policy("int3"), lambda: Rule("bf61"), lambda: Policy(otherwise="fp8")):
-        with pytest.raises(runtime.SansuanError, match="expected one of fp32, bf16, int8"):
+        with pytest.raises(runtime.SansuanError, match="expected one of fp32, bf16x3, bf16, int8"):
             make()
 
 
