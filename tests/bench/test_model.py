@@ -59,7 +59,7 @@ def test_blocks_of_rows_are_those_of_the_macro_kernel() -> None:
     assert list(row_blocks(50, (32, 32))) == [(32, 32, False), (32, 18, True)]
 
 
-@pytest.mark.parametrize("machine", ["sapphire-rapids", "lx2"])
+@pytest.mark.parametrize("machine", ["sapphire-rapids", pytest.param("lx2", marks=pytest.mark.slow)])
 def test_fractions_are_between_nothing_and_all(machine: str) -> None:
     for dtype in DTYPES:
         for m, n, k, b in (
@@ -188,6 +188,7 @@ def test_assumed_figures_exist_and_are_varied() -> None:
     assert less > now > more
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_product_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(model_figure, "SIZES", (64, 40))

@@ -38,12 +38,17 @@ FAILURES = {
 NATIVE_FAILURES = FAILURES  # nothing fails natively alone
 
 
+LARGE = {f"test_{model}" for model in ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50",
+                                       "shufflenet", "squeezenet", "vgg19", "zfnet512")}  # fmt: skip
+
+
 def parameters(failures: dict[str, str]) -> list[Any]:
-    """Every test's name; those that fail must do so, but for the random ones, which may fall as expected."""
+    """Every test's name; those that fail must do so, but for the random ones, which may fall as expected. Whole models
+    are slow."""
     return [
         pytest.param(name, marks=pytest.mark.xfail(reason=failures[name], strict=failures[name] is not RANDOM))
         if name in failures
-        else name
+        else pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
         for name in suite(ReferenceBackend)
     ]
 

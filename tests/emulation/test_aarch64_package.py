@@ -91,6 +91,7 @@ def check(report: Report, jobs: Sequence[Job], inputs: dict[str, list[np.ndarray
                 assert 0 < error < 1.5 * usual, job
 
 
+@pytest.mark.slow
 def test_a_small_model(tmp_path: Path) -> None:
     """Compiled in a child, the object files come back from the cache; the interpreter is called from afar, and through
     the native entry; the machine is described."""

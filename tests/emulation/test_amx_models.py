@@ -39,7 +39,12 @@ def have_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "precision", "threads"),
-    [("bert", "int8", 2), ("resnet", "int8", 1), ("resnet", "static", 2), ("mlp", "int8", 1)],
+    [
+        ("bert", "int8", 2),
+        ("mlp", "int8", 1),
+        pytest.param("resnet", "int8", 1, marks=pytest.mark.slow),
+        pytest.param("resnet", "static", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_eight_bits_give_the_same_bits_on_tiles(
     name: str, precision: str, threads: int, amx: Emulator, monkeypatch: pytest.MonkeyPatch
@@ -61,7 +66,7 @@ def test_eight_bits_give_the_same_bits_on_tiles(
     assert amx.configured_threads == 0
 
 
-@pytest.mark.parametrize("name", ["bert", "mlp", pytest.param("resnet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "resnet"))])
 def test_bfloat16_is_as_close_on_tiles(name: str, amx: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """In another order of sums: as far from FP32 as this machine's own units are."""
     module, inputs = MODELS[name]()

@@ -199,7 +199,7 @@ def test_zero_points_from_sums(unit: MatrixUnit) -> None:
             assert_same(multiply(a, b, depth_known=False, target=target_of(unit), **options)[0], expected)
 
 
-@pytest.mark.parametrize("unit", cases(NAMES, KINDS), indirect=True)
+@pytest.mark.parametrize("unit", cases(NAMES, KINDS[:2]), indirect=True)
 @pytest.mark.parametrize("channels", [3, 20])
 def test_windows(unit: MatrixUnit, channels: int) -> None:
     x, b = draw((2, 6, 5, channels), unit.a), draw((9 * channels, 21), unit.b)

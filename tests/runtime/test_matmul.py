@@ -35,7 +35,7 @@ def shapes(draw: st.DrawFn) -> Shapes:
     return a, b
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(shapes(), st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS), st.sampled_from(FLOATS + INTEGERS))
 @example(((2, 3, 17, 5), (2, 1, 5, 8)), "reversed", "broadcast", "float32")
 @example(((3, 1, 8), (8, 1)), "rows", "columns", "float64")

@@ -108,7 +108,7 @@ def test_the_reference_gives_the_same_bits(name: str, precision: str) -> None:
         for target in forced(p)
     ],
 )
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", ["bert", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_every_unit_gives_the_same_bits(name: str, precision: str, target: str) -> None:
     inputs = model(name)[1]
     program_here = program(name, precision, target)

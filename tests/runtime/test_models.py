@@ -103,7 +103,12 @@ def test_float64_from_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "double"), [("bert", True), ("gpt", True), ("mlp", False), ("resnet", False), ("gpt", False)]
+    ("name", "double"),
+    [
+        ("gpt", True),
+        ("mlp", False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("bert", True), ("resnet", False), ("gpt", False))),
+    ],
 )
 def test_float64_from_onnx(name: str, double: bool) -> None:
     # A file's float attributes (epsilons) and folded weights are float32, so the file itself says what is exact.

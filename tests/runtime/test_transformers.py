@@ -107,7 +107,7 @@ def test_experts_are_grouped_products() -> None:
     assert len(grouped) == 4 and all(call.spec.constant_b for call in grouped)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
 def test_shared_heads_are_not_repeated_in_memory(attention: str) -> None:
     calls = [c for c in lowered(build("Llama", attention=attention)[0]).calls if not isinstance(c, HostCall)]
     products = [call for call in calls if isinstance(call.spec, AttentionSpec)]

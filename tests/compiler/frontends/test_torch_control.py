@@ -78,6 +78,7 @@ def test_everything_refused_in_branches_and_around_them_is_listed() -> None:
         assert str(caught.value).count(f"aten.{name}.default") == 1
 
 
+@pytest.mark.slow
 def test_nested_cond() -> None:
     def branches(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
         def positive(x: torch.Tensor) -> torch.Tensor:
@@ -102,6 +103,7 @@ def test_while_loop_on_contents_and_a_python_number() -> None:
     check(rounds, X.abs(), others=[(X.abs() + 100,)])
 
 
+@pytest.mark.slow
 def test_scan_and_its_reverse() -> None:
     def sums(layer: nn.Linear, x: torch.Tensor) -> Any:
         forward = scan(lambda c, y: (c + layer(y), c * y), torch.zeros(3), x)
@@ -116,6 +118,7 @@ def test_map_over_rows() -> None:
     check(lambda layer, x: torch_map(lambda row: layer(row).sum() + 1, x), X, dynamic=({0: "n"},), others=[(X[:2],)])
 
 
+@pytest.mark.slow
 def test_associative_scan() -> None:
     def pairs(layer: nn.Linear, x: torch.Tensor) -> Any:
         def combine(a: Any, b: Any) -> Any:
@@ -137,7 +140,7 @@ def test_vmap_autocast_and_no_grad_are_inlined() -> None:
     check(wrapped, X)
 
 
-@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("heads", [pytest.param(4, marks=pytest.mark.slow), 2])
 def test_flex_attention(heads: int) -> None:
     slopes = torch.tensor([0.1, 0.2, 0.3, 0.4])
     q, k, v = torch.randn(2, 4, 16, 8), torch.randn(2, heads, 16, 8), torch.randn(2, heads, 16, 8)
