@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from llvmlite import ir
 
 from backends.native.conversions import emit_bitcast, emit_cast, round_register
@@ -19,7 +20,6 @@ from backends.native.vectors import (
     intrinsic,
     lanes_of,
     register_type,
-    round_constant,
     splat,
     widen,
     wrap_narrow,
@@ -68,7 +68,7 @@ class ExprEmitter:
 
     def _node(self, node: Expr) -> ir.Value:
         if node.op == "const":
-            value = round_constant(node.value, node.dtype) if node.dtype.is_float else int(node.value)
+            value = _rounded(node.value, node.dtype) if node.dtype.is_float else int(node.value)
             return constant(register_type(node.dtype, self.lanes), value)
         if node.op in LEAVES:
             value = self.leaf(node)
@@ -190,3 +190,9 @@ class ExprEmitter:
         if node.op == "shr" and dtype.kind == "int":
             return shift(x, builder.select(inside, count, constant(x.type, dtype.bits - 1)))
         return builder.select(inside, shift(x, count), constant(x.type, 0))
+
+
+def _rounded(value: float, dtype: DType) -> float:
+    """A float constant rounded once to `dtype`."""
+    with np.errstate(over="ignore"):
+        return float(np.asarray(value, np.float64).astype(dtype.numpy))

@@ -18,7 +18,7 @@ from backends.native.frame import FRAME, Frame, Member, move
 from backends.native.kernel import I64, POINTER, define_helper
 from backends.native.loops import counted_loop, smaller
 from backends.native.sums import COLUMN, wanted
-from backends.native.vectors import I32, lanes_of, llvm_type, load_vector, tail_mask
+from backends.native.vectors import concatenate, llvm_type, load_vector, split, tail_mask
 from compiler.dtypes import DType
 from compiler.expr import Expr, arg
 from compiler.kernels import BROADCAST, GENERAL, UNIT, GemmSpec
@@ -138,24 +138,3 @@ def _integer(builder: ir.IRBuilder, value: ir.Value, kind: ir.Type) -> ir.Value:
 def row_of(builder: ir.IRBuilder, operands: Sequence[tuple[Operand, ir.Value]], m: ir.Value) -> Row:
     """The operands with the byte offset of row `m` instead of their row stride."""
     return [(operand, builder.mul(m, stride)) for operand, stride in operands]
-
-
-def concatenate(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> ir.Value:
-    """Vectors (a power of two of them) one behind the other."""
-    parts = list(vectors)
-    while len(parts) > 1:
-        both = _lanes(0, 2 * lanes_of(parts[0]))
-        parts = [builder.shuffle_vector(a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-    return parts[0]
-
-
-def split(builder: ir.IRBuilder, vector: ir.Value, parts: int) -> list[ir.Value]:
-    """A vector cut into equal parts."""
-    lanes = lanes_of(vector) // parts
-    if parts == 1:
-        return [vector]
-    return [builder.shuffle_vector(vector, vector, _lanes(part * lanes, lanes)) for part in range(parts)]
-
-
-def _lanes(start: int, count: int) -> ir.Constant:
-    return ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from llvmlite import ir
 
 from backends.native import by_lane
@@ -121,6 +120,27 @@ def any_lane(builder: ir.IRBuilder, condition: ir.Value) -> ir.Value:
     if lanes_of(condition) == 1:
         return condition
     return intrinsic(builder, "vector.reduce.or", I1, [condition], [condition.type])
+
+
+def concatenate(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> ir.Value:
+    """Vectors (a power of two of them) one behind the other."""
+    parts = list(vectors)
+    while len(parts) > 1:
+        both = _lanes(0, 2 * lanes_of(parts[0]))
+        parts = [builder.shuffle_vector(a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def split(builder: ir.IRBuilder, vector: ir.Value, parts: int) -> list[ir.Value]:
+    """A vector cut into equal parts."""
+    lanes = lanes_of(vector) // parts
+    if parts == 1:
+        return [vector]
+    return [builder.shuffle_vector(vector, vector, _lanes(part * lanes, lanes)) for part in range(parts)]
+
+
+def _lanes(start: int, count: int) -> ir.Constant:
+    return ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
 
 
 def load_vector(
@@ -260,12 +280,6 @@ def wrap_narrow(builder: ir.IRBuilder, value: ir.Value, dtype: DType) -> ir.Valu
     spare = constant(value.type, 8 - dtype.bits)
     shifted = builder.shl(value, spare)
     return builder.ashr(shifted, spare) if dtype.kind == "int" else builder.lshr(shifted, spare)
-
-
-def round_constant(value: float, dtype: DType) -> float:
-    """A float constant rounded once to `dtype`."""
-    with np.errstate(over="ignore"):
-        return float(np.asarray(value, np.float64).astype(dtype.numpy))
 
 
 def _load(builder: ir.IRBuilder, pointer: ir.Value, kind: ir.Type, dtype: DType) -> ir.Value:

@@ -41,7 +41,7 @@ def dot32_to_odd(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, add
 
     Arm, "Arm Architecture Reference Manual for A-profile architecture", BFDotAdd with FPCR.EBF = 0.
     """
-    total, *pieces = (_flushed(x).astype(np.float64) for x in (addend, a, b, c, d))
+    total, *pieces = (flushed(x).astype(np.float64) for x in (addend, a, b, c, d))
     a, b, c, d = pieces
     both = _to_odd32(_add_to_odd(_to_odd32(a * b), _to_odd32(c * d)))
     return _to_odd32(_add_to_odd(total, both)).astype(np.float32)
@@ -49,10 +49,11 @@ def dot32_to_odd(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, add
 
 def _to_odd32(x: np.ndarray) -> np.ndarray:
     """float64 rounded to what float32 holds."""
-    return np.where(np.abs(x) >= 2.0**128, np.copysign(np.inf, x), _flushed(round_to_odd(x))).astype(np.float64)
+    return np.where(np.abs(x) >= 2.0**128, np.copysign(np.inf, x), flushed(round_to_odd(x))).astype(np.float64)
 
 
-def _flushed(x: np.ndarray) -> np.ndarray:
+def flushed(x: np.ndarray) -> np.ndarray:
+    """float32 with zeros of the same sign for denormals."""
     return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
 
 

@@ -44,6 +44,7 @@ SHAPES = (
     (4, 4, 0),
     (5, 98, 33),
 )
+Shapes = tuple[tuple[int, int, int], ...]
 FORMS = (FRESH, PACKED, TRANSPOSED, SCATTERED)
 
 
@@ -52,18 +53,20 @@ def name_of(value: object) -> str:
     return f"{value.name}x{value.n}" if isinstance(value, MatrixUnit) else str(value)
 
 
-def products(unit: MatrixUnit, form: Form, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def products(
+    unit: MatrixUnit, form: Form, target: Target, monkeypatch: pytest.MonkeyPatch, shapes: Shapes = SHAPES
+) -> None:
     """Of all shapes, by one kernel."""
     use(monkeypatch, unit)
-    for m, n, k in SHAPES:
+    for m, n, k in shapes:
         a, b, operands = draw((m, k), unit.a, form.a), draw((k, n), unit.b, form.b), form.operands(unit, m, n)
         found = form.run(unit, a, b, operands, target=target, threads=2)
         for value, expected in zip(found, form.expected(unit, a, b, operands), strict=True):
             assert_same(value, expected)
 
 
-def epilogues(unit: MatrixUnit, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All parts on a tile: bias, residual, activations, requantised bytes, every type."""
+def epilogues(unit: MatrixUnit, target: Target, monkeypatch: pytest.MonkeyPatch, rows: int = 5, wide: int = 2) -> None:
+    """All parts on a tile `wide` times the unit: bias, residual, activations, requantised bytes, every type."""
     use(monkeypatch, unit)
     outputs = parts(unit)
     real = unit.acc if unit.acc.is_float else dtypes.float32
@@ -71,7 +74,7 @@ def epilogues(unit: MatrixUnit, target: Target, monkeypatch: pytest.MonkeyPatch)
     outs = (GENERAL, *(UNIT,) * (len(outputs) - 1))
     spec = GemmSpec(unit.a, unit.b, unit.acc, 0, "row", "row", True, outputs, kinds, classes, outs)
     orders = [(1, 0), *[None] * (len(outputs) - 1)]
-    for m, n, k in ((1, unit.n - 1, 3), (5, 2 * unit.n + 1, 2 * unit.k + 1)):
+    for m, n, k in ((1, unit.n - 1, 3), (rows, wide * unit.n + 1, 2 * unit.k + 1)):
         a, b = draw((m, k), unit.a), draw((k, n), unit.b)
         operands = [draw((n,), unit.acc), draw((m, 1), unit.acc), draw((m, n), unit.acc), draw((n,), real)]
         options = {"operands": operands, "epilogue": outputs, "constant": True, "symbolic": True, "depth_known": False}
@@ -92,12 +95,14 @@ def blocks_of_k(unit: MatrixUnit, target: Target, monkeypatch: pytest.MonkeyPatc
         assert_same(PACKED.run(unit, a, b, operands, target=target)[0], defined(unit, a, b))
 
 
-def zero_points_from_sums(unit: MatrixUnit, constant: bool, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def zero_points_from_sums(
+    unit: MatrixUnit, constant: bool, target: Target, monkeypatch: pytest.MonkeyPatch, shapes: Shapes = SHAPES
+) -> None:
     """Of bytes, B constant or not, then with the columns of A dense."""
     use(monkeypatch, unit)
     epilogue, kinds, axis = zero_points(unit), (unit.a, unit.b), "row" if constant else "column"
     spec = GemmSpec(*kinds, unit.acc, 0, axis, "row", constant, epilogue, kinds, (BROADCAST, UNIT), (UNIT,))
-    for m, n, k in SHAPES[1:6]:
+    for m, n, k in shapes[1:6]:
         a, b, za, zb = draw((m, k), unit.a, axis), draw((k, n), unit.b), draw((m, 1), unit.a), draw((1, n), unit.b)
         options = {"operands": [za, zb], "epilogue": epilogue, "constant": constant, "spec": spec, "symbolic": True}
         expected = (a.astype(np.int32) - za) @ (b.astype(np.int32) - zb)

@@ -18,28 +18,23 @@ from backends.native.target import Target, named
 from backends.native.units import MatrixUnit, sme, sme2
 from compiler import dtypes
 from compiler.expr import COMPOSITES, apply, arg, cast
-from compiler.kernels import BROADCAST, GENERAL, UNIT, GemmSpec
 from tests.backends.native import harness
 from tests.backends.native.forced import (
     FRESH,
     PACKED,
-    SCATTERED,
     TRANSPOSED,
     Form,
     defined,
     draw,
     finished,
     use,
-    zero_points,
 )
 from tests.backends.native.harness import assert_same
 from tests.backends.native.products import multiply
-from tests.backends.native.test_gemm_epilogues import parts
-from tests.backends.native.test_gemm_special_values import special
-from tests.emulation import aarch64_install
+from tests.emulation import aarch64_install, arm_units
 from tests.emulation.aarch64 import CPU, Processor, processor
+from tests.emulation.arm_units import FORMS
 
-FORMS = (FRESH, PACKED, TRANSPOSED, SCATTERED)
 USUAL = 64  # bytes of a vector
 NAMES = tuple(unit.name.split("_", 1)[1] for unit in sme.units(USUAL))
 BYTES = tuple(name for name in NAMES if "int8" in name)
@@ -94,18 +89,13 @@ def shapes(unit: MatrixUnit) -> tuple[tuple[int, int, int], ...]:
     )
 
 
-def products(unit: MatrixUnit, form: Form) -> None:
-    """Of all shapes, by one kernel."""
-    for m, n, k in shapes(unit):
-        a, b, operands = draw((m, k), unit.a, form.a), draw((k, n), unit.b, form.b), form.operands(unit, m, n)
-        found = form.run(unit, a, b, operands, target=target_of(unit), threads=2)
-        for value, expected in zip(found, form.expected(unit, a, b, operands), strict=True):
-            assert_same(value, expected)
+def products(unit: MatrixUnit, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm_units.products(unit, form, target_of(unit), monkeypatch, shapes(unit))
 
 
 @pytest.mark.parametrize("unit", cases(NAMES, NAMES), indirect=True)
-def test_products(unit: MatrixUnit) -> None:
-    products(unit, FORMS[NAMES.index(unit.name.split("_", 1)[1]) % 4])
+def test_products(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    products(unit, FORMS[NAMES.index(unit.name.split("_", 1)[1]) % 4], monkeypatch)
 
 
 OTHERS = [(16, "float32"), (32, "float64"), (128, "bfloat16"), (256, "uint8_int8")]
@@ -114,33 +104,20 @@ OTHERS = [(16, "float32"), (32, "float64"), (128, "bfloat16"), (256, "uint8_int8
 @pytest.mark.parametrize(
     "unit", [sme.units(w)[NAMES.index(name)] for w, name in OTHERS], indirect=True, ids=map(str, OTHERS)
 )
-def test_products_of_other_lengths(unit: MatrixUnit) -> None:
-    products(unit, FRESH if unit.n < 16 else PACKED)
+def test_products_of_other_lengths(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    products(unit, FRESH if unit.n < 16 else PACKED, monkeypatch)
 
 
 @pytest.mark.units
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("unit", cases(NAMES), indirect=True)
-def test_products_of_every_form(unit: MatrixUnit, form: Form) -> None:
-    products(unit, form)
+def test_products_of_every_form(unit: MatrixUnit, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    products(unit, form, monkeypatch)
 
 
 @pytest.mark.parametrize("unit", cases(NAMES, KINDS), indirect=True)
-def test_epilogues(unit: MatrixUnit) -> None:
-    """All parts on a tile: bias, residual, activations, requantised bytes, every type."""
-    outputs = parts(unit)
-    real = unit.acc if unit.acc.is_float else dtypes.float32
-    kinds, classes = (unit.acc,) * 3 + (real,), (UNIT, BROADCAST, UNIT, UNIT)
-    outs = (GENERAL, *(UNIT,) * (len(outputs) - 1))
-    spec = GemmSpec(unit.a, unit.b, unit.acc, 0, "row", "row", True, outputs, kinds, classes, outs)
-    orders = [(1, 0), *[None] * (len(outputs) - 1)]
-    for m, n, k in ((1, unit.n - 1, 3), (2 * unit.m + 1, 4 * unit.n + 1, 2 * unit.k + 1)):
-        a, b = draw((m, k), unit.a), draw((k, n), unit.b)
-        operands = [draw((n,), unit.acc), draw((m, 1), unit.acc), draw((m, n), unit.acc), draw((n,), real)]
-        options = {"operands": operands, "epilogue": outputs, "constant": True, "symbolic": True, "depth_known": False}
-        found = multiply(a, b, spec=spec, out_orders=orders, target=target_of(unit), **options)
-        for value, expected in zip(found, finished(outputs, defined(unit, a, b), operands), strict=True):
-            assert_same(value, expected)
+def test_epilogues(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm_units.epilogues(unit, target_of(unit), monkeypatch, 2 * unit.m + 1, 4)
 
 
 @pytest.mark.parametrize("unit", cases(NAMES, KINDS), indirect=True)
@@ -187,37 +164,20 @@ def test_cuts_that_tuning_knows_keep_every_panel(unit: MatrixUnit, monkeypatch: 
 
 
 @pytest.mark.parametrize("unit", cases(BYTES, BYTES[1:3]), indirect=True)
-def test_zero_points_from_sums(unit: MatrixUnit) -> None:
-    epilogue, kinds = zero_points(unit), (unit.a, unit.b)
+def test_zero_points_from_sums(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
     for constant in (True, False):
-        axis = "row" if constant else "column"  # of A
-        spec = GemmSpec(*kinds, unit.acc, 0, axis, "row", constant, epilogue, kinds, (BROADCAST, UNIT), (UNIT,))
-        for m, n, k in shapes(unit)[1:6]:
-            a, b, za, zb = draw((m, k), unit.a, axis), draw((k, n), unit.b), draw((m, 1), unit.a), draw((1, n), unit.b)
-            options = {"operands": [za, zb], "epilogue": epilogue, "constant": constant, "spec": spec, "symbolic": True}
-            expected = (a.astype(np.int32) - za) @ (b.astype(np.int32) - zb)
-            assert_same(multiply(a, b, depth_known=False, target=target_of(unit), **options)[0], expected)
+        arm_units.zero_points_from_sums(unit, constant, target_of(unit), monkeypatch, shapes(unit))
 
 
 @pytest.mark.parametrize("unit", cases(NAMES, KINDS[:2]), indirect=True)
 @pytest.mark.parametrize("channels", [3, 20])
-def test_windows(unit: MatrixUnit, channels: int) -> None:
-    x, b = draw((2, 6, 5, channels), unit.a), draw((9 * channels, 21), unit.b)
-    padded = np.zeros((2, 8, 7, channels), x.dtype)
-    padded[:, 1:-1, 1:-1] = x
-    columns = np.stack([padded[:, i : i + 6, j : j + 5] for i in range(3) for j in range(3)], 3).reshape(60, -1)
-    params = [6, 5, 3, 3, 1, 1, 1, 1, 1, 1, 6, 5]
-    found = multiply(x, b, constant=True, window=2, shape=(60, 21), params=params, target=target_of(unit))[0]
-    assert_same(found, defined(unit, columns, b))
+def test_windows(unit: MatrixUnit, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm_units.windows(unit, channels, target_of(unit), monkeypatch)
 
 
 @pytest.mark.parametrize("unit", cases(FLOATS, FLOATS), indirect=True)
-def test_special_values(unit: MatrixUnit) -> None:
-    for share in (0.02, 0.3):
-        a, b = special((9, 7), unit.a, share), special((7, 2 * unit.n + 1), unit.b, share)
-        operands = PACKED.neutral(unit, 9, 2 * unit.n + 1)
-        expected = PACKED.expected(unit, a, b, operands)[0]
-        assert_same(PACKED.run(unit, a, b, operands, target=target_of(unit))[0], expected)
+def test_special_values(unit: MatrixUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm_units.special_values(unit, target_of(unit), monkeypatch)
 
 
 @pytest.mark.slow

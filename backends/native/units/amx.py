@@ -21,7 +21,7 @@ from backends.native.units.vector import BYTES
 from backends.native.vectors import constant, llvm_type
 from compiler import dtypes
 from compiler.dtypes import DType
-from compiler.mathlib.exact import fma32
+from compiler.mathlib.exact import flushed, fma32
 
 I8, I64, VOID = ir.IntType(8), ir.IntType(64), ir.VoidType()
 ROWS, ROW_BYTES, TILES = 16, 64, 8  # of palette 1
@@ -120,16 +120,16 @@ class TileUnit(MatrixUnit):
         whose sum is added to acc; every result is rounded to nearest even, FP32 and bfloat16 denormals count as 0."""
         if self.acc.is_integer:
             return acc + np.matmul(a.astype(self.acc.numpy), b.astype(self.acc.numpy))
-        flushed = (lambda x: x) if self.a == dtypes.float16 else _flushed
-        left, right = (flushed(x.astype(np.float32)) for x in (a, b))
+        taken = (lambda x: x) if self.a == dtypes.float16 else flushed
+        left, right = (taken(x.astype(np.float32)) for x in (a, b))
         chains = []
         for first in (0, 1):
             chain = np.zeros(acc.shape, np.float32)
             for k in range(first, a.shape[1], 2):
                 operands = np.broadcast_arrays(left[:, k : k + 1], right[k : k + 1], chain)
-                chain = _flushed(fma32(*operands))
+                chain = flushed(fma32(*operands))
             chains.append(chain)
-        return _flushed(_flushed(acc) + _flushed(chains[0] + chains[1]))
+        return flushed(flushed(acc) + flushed(chains[0] + chains[1]))
 
     def _load(self, builder: ir.IRBuilder, tile: int, pointer: ir.Value, row_stride: ir.Value) -> int:
         call(builder, "llvm.x86.tileloadd64", VOID, [I8(tile), pointer, row_stride])
@@ -150,10 +150,6 @@ class TileUnit(MatrixUnit):
         for tile, count in rows.items():
             builder.store(count, builder.gep(pointer, [I64(_ROW_COUNTS + tile)]), align=1)
         call(builder, "llvm.x86.ldtilecfg", VOID, [pointer])
-
-
-def _flushed(x: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
 
 
 def _unit(kind: str, a: DType, b: DType, acc: DType, product: str) -> TileUnit:

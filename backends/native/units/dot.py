@@ -17,7 +17,7 @@ from backends.native.units.vector import BYTES, RegisterUnit
 from backends.native.vectors import I16, I32, constant, splat
 from compiler import dtypes
 from compiler.dtypes import DType
-from compiler.mathlib.exact import fma32
+from compiler.mathlib.exact import flushed, fma32
 
 
 class Bfloat(ir.types.Type):
@@ -83,14 +83,10 @@ class BfloatDotUnit(DotUnit):
         return call(builder, self.product, self.acc_type, [acc, *(builder.bitcast(x, pairs) for x in (a, b))])
 
     def emulate(self, acc: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        acc, a, b = (_flushed(x.astype(np.float32)) for x in (acc, a, b))
+        acc, a, b = (flushed(x.astype(np.float32)) for x in (acc, a, b))
         for k in (1, 0):
-            acc = _flushed(fma32(*np.broadcast_arrays(a[:, k : k + 1], b[k : k + 1], acc)))
+            acc = flushed(fma32(*np.broadcast_arrays(a[:, k : k + 1], b[k : k + 1], acc)))
         return acc
-
-
-def _flushed(x: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
 
 
 @dataclass(frozen=True)

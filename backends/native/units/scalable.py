@@ -9,7 +9,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from backends.native.units.dot import Bfloat, call
-from backends.native.vectors import FLOAT, I1, I32, I64, constant, intrinsic, lanes_of
+from backends.native.vectors import FLOAT, I1, I32, I64, concatenate, constant, intrinsic, lanes_of, split
 
 
 class Scalable(ir.types.Type):
@@ -59,23 +59,13 @@ def fixed(builder: ir.IRBuilder, value: ir.Value, kind: ir.VectorType) -> ir.Val
 def rounded_to_bfloat(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
     """A vector of FP32, a multiple of the `lanes` of a register, rounded to nearest even bfloat16 and still FP32, by an
     instruction that keeps denormals and makes NaNs quiet."""
-    kind, whole = ir.VectorType(FLOAT, lanes), lanes_of(value)
-    parts = []
-    for start in range(0, whole, lanes):
-        part = value if lanes == whole else builder.shuffle_vector(value, value, _order(start, lanes))
-        parts.append(_bits_of_bfloat(builder, part, kind))
-    while len(parts) > 1:
-        both = _order(0, 2 * lanes_of(parts[0]))
-        parts = [builder.shuffle_vector(low, high, both) for low, high in zip(parts[::2], parts[1::2], strict=True)]
-    return builder.bitcast(builder.shl(parts[0], constant(parts[0].type, 16)), value.type)
+    parts = split(builder, value, lanes_of(value) // lanes)
+    bits = concatenate(builder, [_bits_of_bfloat(builder, part) for part in parts])
+    return builder.bitcast(builder.shl(bits, constant(bits.type, 16)), value.type)
 
 
-def _bits_of_bfloat(builder: ir.IRBuilder, value: ir.Value, kind: ir.VectorType) -> ir.Value:
+def _bits_of_bfloat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     single, half = Scalable(FLOAT, 4), Scalable(Bfloat(), 8)
     operands = [ir.Constant(half, ir.Undefined), ir.Constant(Scalable(I1, 4), True), scalable(builder, value, single)]
     narrow = call(builder, "llvm.aarch64.sve.fcvt.bf16f32.v2", half, operands)
-    return fixed(builder, builder.bitcast(narrow, Scalable(I32, 4)), ir.VectorType(I32, kind.count))
-
-
-def _order(start: int, count: int) -> ir.Constant:
-    return ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
+    return fixed(builder, builder.bitcast(narrow, Scalable(I32, 4)), ir.VectorType(I32, lanes_of(value)))
